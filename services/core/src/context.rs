@@ -1,0 +1,28 @@
+use crate::Namespace;
+
+/// What travels with every request: in which namespace it acts, which lease
+/// holds what it makes, and the ID that its log lines carry.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The namespace from the `containerd-namespace` header.
+    pub namespace: Namespace,
+    /// The lease from the `containerd-lease` header: what the request
+    /// creates becomes a resource of it.
+    pub lease: Option<String>,
+    /// Names the request in logs.
+    pub request_id: String,
+}
+
+impl Context {
+    /// A context without a lease or request ID.
+    pub fn new(namespace: Namespace) -> Self {
+        Self { namespace, lease: None, request_id: String::new() }
+    }
+
+    /// The same, holding what it makes by this lease.
+    #[must_use]
+    pub fn with_lease(mut self, lease: impl Into<String>) -> Self {
+        self.lease = Some(lease.into());
+        self
+    }
+}

@@ -1,0 +1,40 @@
+//! What every service of Gantry shares: value types, one [`Error`], and the
+//! traits in which services meet. No I/O happens here.
+//!
+//! Services never import each other. A service that needs another takes the
+//! trait defined here (`Arc<dyn …>`), and only the daemon names
+//! implementations.
+#![forbid(unsafe_code)]
+
+pub mod any;
+pub mod attach;
+pub mod containers;
+pub mod content;
+mod context;
+pub mod db;
+mod descriptor;
+mod diff;
+mod digest;
+mod error;
+pub mod events;
+pub mod filter;
+pub mod images;
+pub mod labels;
+pub mod leases;
+mod mount;
+mod names;
+pub mod namespaces;
+pub mod snapshots;
+pub mod tasks;
+mod timestamp;
+
+pub use any::Any;
+pub use context::Context;
+pub use descriptor::{Descriptor, Platform, media_type};
+pub use diff::{Applied, Applier};
+pub use digest::{Algorithm, Digest, Hasher, chain_id};
+pub use error::{Error, Kind, Result};
+pub use labels::Labels;
+pub use mount::Mount;
+pub use names::{Namespace, validate_identifier};
+pub use timestamp::Timestamp;
