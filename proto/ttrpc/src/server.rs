@@ -313,15 +313,18 @@ async fn run<S: Service>(
     let result = match deadline {
         None => answering.await,
         Some(deadline) => match tokio::time::timeout_at(deadline, &mut answering).await {
-            Ok(result) => result,
-            Err(_) => {
+            // A handler that gave up at the deadline may have any answer.
+            Ok(result) if Instant::now() < deadline => result,
+            ended => {
                 let status = Status::new(
                     Code::DEADLINE_EXCEEDED,
                     format!("call {name}: not done in time: deadline exceeded"),
                 );
                 // The connection may have ended; the call still runs on.
                 let _ = replies.send(answer(Err(status), stream));
-                let _ = answering.await;
+                if ended.is_err() {
+                    let _ = answering.await;
+                }
                 return;
             }
         },
