@@ -1,1 +1,20 @@
-//! Placeholder.
+//! What integration tests and benchmarks stand on: the built binaries, real
+//! images made from Debian's packages, a real registry on loopback, and a
+//! daemon of one's own with root, state and cgroups apart from everything
+//! else.
+
+mod command;
+mod daemon;
+mod images;
+pub mod leftovers;
+pub mod paths;
+mod processes;
+mod registry;
+mod terminal;
+
+pub use command::{Output, run, run_within, wait_for};
+pub use daemon::{Daemon, Options};
+pub use images::image;
+pub use processes::adopt_orphans;
+pub use registry::Registry;
+pub use terminal::Terminal;

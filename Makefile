@@ -1,0 +1,79 @@
+# Gantry. `make help` lists the targets; each sets up what it needs.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+OUT := $(TARGET_DIR)/release
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+PREFIX ?= /usr/local
+export CARGO_TARGET_DIR := $(TARGET_DIR)
+
+# Debian packages: to build; to run the tests; to run the emulated guest.
+BUILD_PACKAGES := gcc g++ make pkg-config libclang-dev libseccomp-dev
+DEMO_PACKAGES := ca-certificates debootstrap docker-registry skopeo umoci
+TEST_PACKAGES := $(DEMO_PACKAGES) containerd runc procps
+GUEST_PACKAGES := qemu-system-x86 cpio e2fsprogs
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: setup-build setup-demo setup-test setup-guest
+setup-build:
+	@tests/setup/packages $(BUILD_PACKAGES)
+	@tests/setup/toolchain
+setup-demo: setup-build
+	@tests/setup/packages $(DEMO_PACKAGES)
+setup-test: setup-build
+	@tests/setup/packages $(TEST_PACKAGES)
+setup-guest: setup-test
+	@tests/setup/packages $(GUEST_PACKAGES)
+
+.PHONY: build
+build: setup-build ## the three binaries, in target/release
+	$(CARGO) build --release --locked -p gantryd -p gantry
+	RUSTFLAGS="-C target-feature=+crt-static" \
+	LIBSECCOMP_LINK_TYPE=static \
+	LIBSECCOMP_LIB_PATH="$$(pkg-config --variable=libdir libseccomp)" \
+	$(CARGO) build --profile shim --locked --target $(HOST) -p containerd-shim-gantry-v2
+	install -m 0755 $(TARGET_DIR)/$(HOST)/shim/containerd-shim-gantry-v2 $(OUT)/
+
+.PHONY: demo
+demo: setup-demo build ## from a registry to a running container, step by step
+	@GANTRY_BIN=$(OUT) tests/demo
+
+.PHONY: check
+check: setup-build ## formatting, lints and documentation, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+
+.PHONY: test
+test: setup-test build check ## every test
+	$(CARGO) test --release --locked --workspace
+
+.PHONY: test-long
+test-long: setup-guest build ## the long sweeps: a thousand runs, power loss
+	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long::
+
+.PHONY: test-v2
+test-v2: setup-guest build ## containers on cgroup v2, in an emulated guest
+	GANTRY_TEST_GUEST=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture guest::
+
+.PHONY: bench
+bench: setup-test build ## speed and memory, side by side with what is installed
+	$(CARGO) build --release --locked -p gantry-tests --bin gantry-bench
+	$(OUT)/gantry-bench $(BENCH)
+
+.PHONY: install
+install: build ## binaries, systemd unit, man pages and completions below PREFIX
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(OUT)/gantry $(OUT)/gantryd $(OUT)/containerd-shim-gantry-v2
+	install -d $(DESTDIR)/etc/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' services/daemon/gantryd.service.in > $(DESTDIR)/etc/systemd/system/gantryd.service
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(OUT)/gantry man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(OUT)/gantry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gantry
+
+.PHONY: clean
+clean: ## what was built
+	$(CARGO) clean

@@ -1,0 +1,111 @@
+//! Processes that tests start, and those that these leave behind.
+
+use std::collections::HashSet;
+use std::ops::{Deref, DerefMut};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command};
+use std::sync::{Mutex, Once, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+/// Children that somebody waits for by name: the reaper leaves them alone.
+fn owned() -> &'static Mutex<HashSet<u32>> {
+    static OWNED: OnceLock<Mutex<HashSet<u32>>> = OnceLock::new();
+    OWNED.get_or_init(Mutex::default)
+}
+
+/// Makes this process the parent of orphans, such as the shims of a daemon that was
+/// killed, and reaps them: tests then see that they are gone.
+pub fn adopt_orphans() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
+        thread::spawn(|| {
+            loop {
+                reap_orphans();
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+    });
+}
+
+fn reap_orphans() {
+    let me = std::process::id();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return };
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        if fields.next() != Some("Z") || fields.next() != Some(&me.to_string()) {
+            continue;
+        }
+        // Held over the wait: a child is entered before it can end unseen.
+        let owned = owned().lock().expect("no panic while held");
+        if !owned.contains(&pid) {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+            let _ = waitid(Id::Pid(Pid::from_raw(pid as i32)), flags);
+        }
+    }
+}
+
+/// A child that is waited for; killed and reaped when dropped.
+pub struct Owned(Child);
+
+/// Starts a command as a child that the reaper leaves alone.
+pub(crate) fn own(command: &mut Command) -> Option<Owned> {
+    adopt_orphans();
+    let mut owned = owned().lock().expect("no panic while held");
+    let child = command.spawn().unwrap_or_else(|err| panic!("start {command:?}: {err}"));
+    owned.insert(child.id());
+    Some(Owned(child))
+}
+
+impl Owned {
+    /// Waits; `None` when it still runs at the end of the limit. 128 plus the
+    /// signal for one that was killed.
+    pub fn wait_within(&mut self, limit: Duration) -> Option<i32> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Ok(Some(status)) = self.0.try_wait() {
+                let signal = || 128 + status.signal().unwrap_or_default();
+                return Some(status.code().unwrap_or_else(signal));
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Kills and reaps it.
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.kill();
+        owned().lock().expect("no panic while held").remove(&self.0.id());
+    }
+}
+
+impl Deref for Owned {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
