@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR := $(TARGET_DIR)
 BUILD_PACKAGES := gcc g++ make pkg-config libclang-dev libseccomp-dev
 DEMO_PACKAGES := ca-certificates debootstrap docker-registry skopeo umoci
 TEST_PACKAGES := $(DEMO_PACKAGES) containerd runc procps
-GUEST_PACKAGES := qemu-system-x86 cpio e2fsprogs
+GUEST_PACKAGES := qemu-system-x86 cpio e2fsprogs kmod
 
 .PHONY: help
 help: ## this list

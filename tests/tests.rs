@@ -1,1 +1,10 @@
-//! Integration tests.
+//! The integration tests: the built binaries, real images and a real registry.
+//! One module an area.
+
+mod ctr;
+mod gantry;
+mod graph;
+mod guest;
+mod long;
+mod recovery;
+mod stock;

@@ -55,7 +55,7 @@ fn reap_orphans() {
 }
 
 /// A child that is waited for; killed and reaped when dropped.
-pub struct Owned(Child);
+pub(crate) struct Owned(Child);
 
 /// Starts a command as a child that the reaper leaves alone.
 pub(crate) fn own(command: &mut Command) -> Option<Owned> {
@@ -69,7 +69,7 @@ pub(crate) fn own(command: &mut Command) -> Option<Owned> {
 impl Owned {
     /// Waits; `None` when it still runs at the end of the limit. 128 plus the
     /// signal for one that was killed.
-    pub fn wait_within(&mut self, limit: Duration) -> Option<i32> {
+    pub(crate) fn wait_within(&mut self, limit: Duration) -> Option<i32> {
         let end = Instant::now() + limit;
         loop {
             if let Ok(Some(status)) = self.0.try_wait() {
@@ -84,7 +84,7 @@ impl Owned {
     }
 
     /// Kills and reaps it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -25,7 +25,8 @@ impl Terminal {
         let pty = openpty(Some(&size), None).expect("open a pseudo-terminal");
         let end = || Stdio::from(pty.slave.try_clone().expect("share the terminal"));
         command.stdin(end()).stdout(end()).stderr(end());
-        // SAFETY: only async-signal-safe calls are made between fork and exec.
+        // SAFETY: setsid and ioctl are async-signal-safe, and nothing else is
+        // called between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 libc::setsid();
@@ -66,6 +67,11 @@ impl Terminal {
         if let Ok(n) = self.master.read(&mut buffer) {
             self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
+    }
+
+    /// Takes in what has been printed.
+    pub fn poll(&mut self) {
+        self.read_some();
     }
 
     /// Waits for the end and returns the exit code.

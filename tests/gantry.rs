@@ -1,0 +1,419 @@
+//! `gantry` as people use it.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use gantry_tests::{Daemon, Registry, Terminal, run, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[test]
+fn run_pulls_and_gives_output_and_exit_code() {
+    let daemon = Daemon::start();
+    let image = Registry::shared().reference("busybox:latest");
+    let first = daemon.gantry(&["run", "--rm", &image, "echo", "hello"]).ok();
+    assert_eq!(first.stdout, "hello\n");
+    assert!(first.stderr.contains("network"), "without a network a line says so: {}", first.stderr);
+    let quiet = daemon
+        .gantry(&["run", "--rm", "--network", "none", &image, "sh", "-c", "echo e >&2; exit 3"])
+        .exits(3);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", "e\n"));
+    daemon
+        .gantry(&["run", "--rm", "--network", "none", &image, "sh", "-c", "kill -9 $$"])
+        .exits(137);
+    assert_eq!(daemon.gantry(&["ps", "-a", "-q"]).ok().text(), "");
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn commands_that_cannot_run_have_their_own_exit_codes() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let missing = daemon.gantry(&["run", "--rm", "--network", "none", &image, "nope"]).exits(127);
+    assert!(
+        missing.stderr.contains("nope") && missing.stderr.contains("not found"),
+        "{}",
+        missing.stderr
+    );
+    let missing =
+        daemon.gantry(&["run", "--rm", "--network", "none", &image, "/no/such"]).exits(127);
+    assert!(missing.stderr.contains("/no/such"), "{}", missing.stderr);
+    let denied =
+        daemon.gantry(&["run", "--rm", "--network", "none", &image, "/etc/passwd"]).exits(126);
+    assert!(denied.stderr.to_lowercase().contains("permission denied"), "{}", denied.stderr);
+    let unknown = Registry::shared().reference("nothing:here");
+    let unknown = daemon.gantry(&["run", "--rm", "--network", "none", &unknown, "true"]).exits(125);
+    assert!(unknown.stderr.contains("not found"), "{}", unknown.stderr);
+    assert_eq!(daemon.gantry(&["ps", "-a", "-q"]).ok().text(), "");
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn flags_reach_the_process() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let mut command = daemon.gantry_command(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-e",
+        "A=b",
+        "-e",
+        "FROM_CALLER",
+        "-w",
+        "/new/dir",
+        "-u",
+        "app:audio",
+        "--hostname",
+        "web",
+        "-l",
+        "k=v",
+        "--entrypoint",
+        "sh",
+        &image,
+        "-c",
+        "echo $A $FROM_CALLER; pwd; id; hostname; echo $HOME",
+    ]);
+    command.env("FROM_CALLER", "yes");
+    let out = run(&mut command).ok();
+    let lines = out.lines();
+    assert_eq!(lines[0], "b yes");
+    assert_eq!(lines[1], "/new/dir");
+    assert!(lines[2].starts_with("uid=1000(app) gid=29(audio)"), "{}", lines[2]);
+    assert_eq!(&lines[3..], ["web", "/home"]);
+    let nobody =
+        daemon.gantry(&["run", "--rm", "--network", "none", "-u", "ghost", &image, "true"]);
+    assert_ne!(nobody.code, 0);
+    assert!(nobody.stderr.contains("unable to find user ghost"), "{}", nobody.stderr);
+}
+
+#[test]
+fn the_default_container_is_confined() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let script = "grep -E 'Seccomp:|CapEff|CapBnd' /proc/self/status; cat /proc/kcore 2>&1 | head -c1 | wc -c; \
+                  echo 1 2>/dev/null > /proc/sys/kernel/sysrq || echo ro; mount -t tmpfs t /mnt 2>/dev/null || echo no-mount; \
+                  ls -l /proc/self/fd | wc -l; cat /proc/1/comm; ls /dev | tr '\\n' ' '; ls /sys/firmware | wc -l";
+    let out = daemon.gantry(&["run", "--rm", "--network", "none", &image, "sh", "-c", script]).ok();
+    let lines = out.lines();
+    assert!(lines[0].ends_with("00000000a80425fb"), "Docker's 14 capabilities: {}", out.stdout);
+    assert!(lines[1].ends_with("00000000a80425fb"), "{}", out.stdout);
+    assert!(lines[2].ends_with('2'), "{}", out.stdout);
+    assert_eq!(&lines[3..6], ["0", "ro", "no-mount"], "{}", out.stdout);
+    assert_eq!(lines[7], "sh");
+    assert!(
+        lines[8].contains("null") && lines[8].contains("pts") && !lines[8].contains("vda"),
+        "{}",
+        out.stdout
+    );
+    assert_eq!(lines[9], "0");
+}
+
+#[test]
+fn life_of_a_detached_container() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let id = daemon
+        .gantry(&[
+            "run",
+            "-d",
+            "--network",
+            "none",
+            "--name",
+            "web",
+            &image,
+            "sh",
+            "-c",
+            "echo up; trap 'echo bye; exit 7' TERM; while :; do sleep 0.1; done",
+        ])
+        .ok()
+        .text()
+        .to_owned();
+    assert_eq!(id.len(), 64);
+    let ps = daemon.gantry(&["ps"]).ok();
+    let row = ps.lines()[1].to_owned();
+    assert!(
+        row.starts_with(&id[..12]) && row.contains("Up ") && row.ends_with("web"),
+        "{}",
+        ps.stdout
+    );
+    assert_eq!(daemon.gantry(&["ps", "-q"]).ok().text(), &id[..12]);
+    let logs = wait_for("the first line", || {
+        let logs = daemon.gantry(&["logs", "web"]).ok();
+        (!logs.stdout.is_empty()).then_some(logs)
+    });
+    assert_eq!(logs.stdout, "up\n");
+    assert_eq!(daemon.gantry(&["exec", "web", "echo", "in"]).ok().stdout, "in\n");
+    daemon.gantry(&["exec", "web", "sh", "-c", "exit 9"]).exits(9);
+    daemon.gantry(&["exec", "web", "nope"]).exits(127);
+    let env = daemon
+        .gantry(&[
+            "exec",
+            "-e",
+            "DEBUG=1",
+            "-w",
+            "/tmp",
+            "-u",
+            "1000",
+            "web",
+            "sh",
+            "-c",
+            "echo $DEBUG $PWD; id -u",
+        ])
+        .ok();
+    assert_eq!(env.stdout, "1 /tmp\n1000\n");
+    let taken = daemon
+        .gantry(&["run", "-d", "--network", "none", "--name", "web", &image, "true"])
+        .exits(125);
+    assert!(taken.stderr.contains("web") && taken.stderr.contains("in use"), "{}", taken.stderr);
+    let running = daemon.gantry(&["rm", "web"]).exits(1);
+    assert!(running.stderr.contains("running"), "{}", running.stderr);
+    assert_eq!(daemon.gantry(&["stop", &id[..6]]).ok().text(), &id[..6]);
+    let ps = daemon.gantry(&["ps", "-a"]).ok();
+    assert!(ps.stdout.contains("Exited (7)"), "{}", ps.stdout);
+    assert_eq!(daemon.gantry(&["logs", "web"]).ok().stdout, "up\nbye\n");
+    assert_eq!(daemon.gantry(&["logs", "--tail", "1", "web"]).ok().stdout, "bye\n");
+    assert_eq!(daemon.gantry(&["wait", "web"]).ok().text(), "7");
+    let inspect = daemon.gantry(&["inspect", "web"]).ok();
+    let inspect: serde_json::Value = serde_json::from_str(&inspect.stdout).expect("JSON");
+    assert_eq!(inspect[0]["State"]["ExitCode"], 7);
+    assert_eq!(inspect[0]["State"]["Status"], "exited");
+    assert_eq!(inspect[0]["Name"], "/web");
+    daemon.gantry(&["start", "web"]).ok();
+    assert!(daemon.gantry(&["ps"]).ok().stdout.contains("web"));
+    let listed = daemon.ctr(&["-n", "default", "containers", "ls", "-q"]).ok();
+    assert_eq!(listed.text(), id, "ctr and gantry agree");
+    daemon.gantry(&["rm", "-f", "web"]).ok();
+    let gone = daemon.gantry(&["logs", "web"]).exits(1);
+    assert!(gone.stderr.contains("No such container: web"), "{}", gone.stderr);
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn kill_sends_signals_and_follow_ends_with_the_container() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    daemon
+        .gantry(&[
+            "run",
+            "-d",
+            "--network",
+            "none",
+            "--name",
+            "k",
+            &image,
+            "sh",
+            "-c",
+            "trap 'echo usr1' USR1; echo ready; while :; do sleep 0.05; done",
+        ])
+        .ok();
+    let mut follow = Terminal::start(daemon.gantry_command(&["logs", "-f", "k"]));
+    follow.expect("ready");
+    daemon.gantry(&["kill", "-s", "USR1", "k"]).ok();
+    follow.expect("usr1");
+    daemon.gantry(&["kill", "k"]).ok();
+    assert_eq!(follow.wait(), 0);
+    wait_for("the end", || {
+        daemon.gantry(&["ps", "-a"]).ok().stdout.contains("Exited (137)").then_some(())
+    });
+    let late = daemon.gantry(&["kill", "k"]).exits(1);
+    assert!(late.stderr.contains("not running"), "{}", late.stderr);
+}
+
+#[test]
+fn standard_input_and_much_output_pass_unharmed() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let mut command =
+        daemon.gantry_command(&["run", "--rm", "-i", "--network", "none", &image, "md5sum"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gantry starts");
+    let line = b"0123456789abcdef0123456789abcdef\n".repeat(100_000);
+    child.stdin.take().expect("piped").write_all(&line).expect("write");
+    let out = child.wait_with_output().expect("it ends");
+    let sum = run(std::process::Command::new("sh")
+        .args(["-c", "yes 0123456789abcdef0123456789abcdef | head -n 100000 | md5sum"]))
+    .ok();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), sum.stdout);
+    let seq =
+        daemon.gantry(&["run", "--rm", "--network", "none", &image, "seq", "1", "200000"]).ok();
+    let mut wanted = String::new();
+    for n in 1..=200_000 {
+        wanted += &format!("{n}\n");
+    }
+    assert!(seq.stdout == wanted, "{} bytes of {}", seq.stdout.len(), wanted.len());
+}
+
+#[test]
+fn a_terminal_is_raw_resized_detached_and_restored() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let mut terminal = Terminal::start(daemon.gantry_command(&[
+        "run",
+        "-it",
+        "--network",
+        "none",
+        "--name",
+        "tty",
+        &image,
+        "sh",
+    ]));
+    let before = terminal.modes();
+    terminal.expect("# ");
+    assert_ne!(terminal.modes(), before, "the terminal is raw");
+    terminal.send("stty size; echo a$((1+1))b\n");
+    terminal.expect("24 80");
+    terminal.expect("a2b");
+    terminal.send("\x10\x11");
+    assert_eq!(terminal.wait(), 0);
+    assert_eq!(terminal.modes(), before, "the terminal is as it was");
+    assert!(daemon.gantry(&["ps"]).ok().stdout.contains("tty"), "it runs on");
+    let mut again = Terminal::start(daemon.gantry_command(&["attach", "tty"]));
+    again.send("\n");
+    again.expect("# ");
+    again.send("exit 6\n");
+    assert_eq!(again.wait(), 6);
+    assert_eq!(again.modes(), before);
+    let piped = daemon.gantry(&["run", "--rm", "-it", "--network", "none", &image, "sh"]).exits(1);
+    assert!(piped.stderr.contains("not a TTY"), "{}", piped.stderr);
+}
+
+#[test]
+fn signals_are_proxied_and_the_daemon_cleans_up_after_a_lost_client() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let trap = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut client = Terminal::start(daemon.gantry_command(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        &image,
+        "sh",
+        "-c",
+        trap,
+    ]));
+    client.expect("ready");
+    kill(Pid::from_raw(client.pid() as i32), Signal::SIGTERM).expect("signal the client");
+    client.expect("got");
+    assert_eq!(client.wait(), 5);
+    let mut client = Terminal::start(daemon.gantry_command(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--name",
+        "lost",
+        &image,
+        "sh",
+        "-c",
+        trap,
+    ]));
+    client.expect("ready");
+    kill(Pid::from_raw(client.pid() as i32), Signal::SIGKILL).expect("kill the client");
+    assert_eq!(client.wait(), 137);
+    assert!(daemon.gantry(&["ps"]).ok().stdout.contains("lost"), "the container runs on");
+    daemon.gantry(&["stop", "lost"]).ok();
+    wait_for("its removal", || {
+        daemon.gantry(&["ps", "-a", "-q"]).ok().text().is_empty().then_some(())
+    });
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn containers_are_named_by_name_id_or_unique_prefix() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let mut ids = Vec::new();
+    for n in 0..17 {
+        let name = format!("c{n}");
+        ids.push(
+            daemon
+                .gantry(&["create", "--network", "none", "--name", &name, &image, "true"])
+                .ok()
+                .text()
+                .to_owned(),
+        );
+    }
+    // Of 17 IDs two share their first digit.
+    let shared =
+        ids.iter().find(|a| ids.iter().filter(|b| b[..1] == a[..1]).count() > 1).expect("pigeons");
+    let ambiguous = daemon.gantry(&["rm", &shared[..1]]).exits(1);
+    assert!(
+        ambiguous.stderr.contains(&shared[..12]),
+        "the candidates are named: {}",
+        ambiguous.stderr
+    );
+    let typo = daemon.gantry(&["inspect", "c1x"]).exits(1);
+    assert!(typo.stderr.to_lowercase().contains("no such"), "{}", typo.stderr);
+    for id in &ids {
+        daemon.gantry(&["rm", id]).ok();
+    }
+    let bad = daemon.gantry(&["create", "--name", "-bad/", "--network", "none", &image]).code;
+    assert_ne!(bad, 0);
+    assert_eq!(daemon.gantry(&["ps", "-aq"]).ok().text(), "");
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn images_are_pulled_listed_and_removed() {
+    let daemon = Daemon::start();
+    let image = Registry::shared().reference("debian:latest");
+    let pull = daemon.gantry(&["pull", &image]).ok();
+    assert!(
+        pull.stdout.contains(&image) || pull.stderr.contains(&image),
+        "{} {}",
+        pull.stdout,
+        pull.stderr
+    );
+    let again = daemon.gantry(&["pull", &image]).ok();
+    assert!(
+        format!("{}{}", again.stdout, again.stderr).contains("up to date"),
+        "{}{}",
+        again.stdout,
+        again.stderr
+    );
+    let images = daemon.gantry(&["images"]).ok();
+    let row: Vec<_> = images.lines()[1].split_whitespace().collect();
+    assert_eq!(
+        (row[0], row[1]),
+        (image.trim_end_matches(":latest"), "latest"),
+        "{}",
+        images.stdout
+    );
+    assert!(row.last().is_some_and(|s| s.ends_with("MB")), "{}", images.stdout);
+    let python = daemon
+        .gantry(&["run", "--rm", "--network", "none", &image, "python3", "-c", "print(6*7)"])
+        .ok();
+    assert_eq!(python.stdout, "42\n");
+    let inspect = daemon.gantry(&["inspect", &image]).ok();
+    let inspect: serde_json::Value = serde_json::from_str(&inspect.stdout).expect("JSON");
+    assert_eq!(inspect[0]["Config"]["Cmd"], serde_json::json!(["bash"]));
+    let removed = daemon.gantry(&["rmi", &image]).ok();
+    assert!(removed.stdout.contains("Untagged"), "{}", removed.stdout);
+    assert!(
+        removed.stderr.contains("later"),
+        "it says that space is freed later: {}",
+        removed.stderr
+    );
+    assert_eq!(daemon.gantry(&["images", "-q"]).ok().text(), "");
+    daemon.gantry(&["rmi", &image]).exits(1);
+}
+
+#[test]
+fn version_info_and_a_missing_daemon() {
+    let mut daemon = Daemon::start();
+    let version = daemon.gantry(&["version"]).ok();
+    assert!(
+        version.stdout.contains("Client") && version.stdout.contains("Server"),
+        "{}",
+        version.stdout
+    );
+    let info = daemon.gantry(&["info"]).ok();
+    assert!(info.stdout.contains("overlayfs"), "{}", info.stdout);
+    daemon.stop();
+    let absent = daemon.gantry(&["ps"]).exits(1);
+    assert!(absent.stderr.contains("Is it running"), "{}", absent.stderr);
+    daemon.gantry(&["run", "busybox"]).exits(125);
+}

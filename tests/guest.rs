@@ -1,0 +1,1 @@
+//! Tests in an emulated guest with cgroup v2: run by `make test-v2`.
