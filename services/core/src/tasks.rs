@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::containers::Container;
 use crate::{Any, Context, Mount, Result, Timestamp};
 
 /// Where a process' input and output go. Paths of FIFOs, `file://` URIs,
@@ -32,6 +33,8 @@ pub struct CreateTask {
     pub options: Option<Any>,
     /// Runtime options' counterpart: path of a runtime, seldom set.
     pub runtime_path: String,
+    /// The container's record, when the caller has it at hand; looked up when `None`.
+    pub container: Option<Box<Container>>,
 }
 
 /// A process to add to a task.

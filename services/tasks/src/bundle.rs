@@ -1,0 +1,274 @@
+//! Bundles: the directory of one task, as containerd lays it out.
+//!
+//! ```text
+//! <state>/io.containerd.runtime.v2.task/<namespace>/<id>/
+//!   config.json        the OCI specification
+//!   rootfs/            where the shim makes the root file system appear
+//!   work               link to a directory below <root>, for large files
+//!   runtime            the runtime's name
+//!   shim-binary-path   the shim's program: written before it is started
+//!   bootstrap.json     where the shim listens: written as soon as it does
+//!   log                FIFO into which shims that are not our own log
+//!   exits/             exit records that our own shim keeps
+//! ```
+//! All of this is written for the daemon that comes after this one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use gantry_core::tasks::Exit;
+use gantry_core::{Error, Namespace, Result, Timestamp};
+use nix::mount::{MntFlags, umount2};
+use serde::Deserialize;
+
+use crate::TaskConfig;
+use crate::dialect::Endpoint;
+use crate::runtime::Program;
+
+/// One task's directory. Its methods block for a few system calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Bundle {
+    /// The container's namespace.
+    pub(crate) namespace: Namespace,
+    /// The container.
+    pub(crate) id: String,
+    /// The directory.
+    pub(crate) path: PathBuf,
+    work: PathBuf,
+}
+
+impl Bundle {
+    /// The bundle of a container; ID and namespace are valid identifiers.
+    pub(crate) fn of(config: &TaskConfig, namespace: &Namespace, id: &str) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            id: id.to_owned(),
+            path: config.bundles().join(namespace.as_str()).join(id),
+            work: config.works().join(namespace.as_str()).join(id),
+        }
+    }
+
+    /// Makes the directory with all that a shim finds in it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one; the system's.
+    pub(crate) fn create(&self, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
+        for parent in [&self.path, &self.work].into_iter().filter_map(|p| p.parent()) {
+            directory(parent, 0o711, true)?;
+        }
+        directory(&self.path, 0o700, false)?;
+        let filled = self.fill(spec, runtime, program);
+        if filled.is_err() {
+            let _ = self.remove();
+        }
+        filled
+    }
+
+    fn fill(&self, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
+        directory(&self.path.join("rootfs"), 0o711, false)?;
+        directory(&self.work, 0o711, true)?;
+        symlink(&self.work, self.path.join("work"))
+            .map_err(|err| Error::io(format!("link work in {}", self.path.display()), err))?;
+        write(&self.path.join("config.json"), spec)?;
+        write(&self.path.join("runtime"), runtime.as_bytes())?;
+        write(&self.path.join("shim-binary-path"), program.path.as_os_str().as_encoded_bytes())
+    }
+
+    /// Makes the FIFO `log`, without which containerd's own shims don't start.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn make_log(&self) -> Result<()> {
+        let path = self.log();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
+            .map_err(|err| Error::io(format!("make FIFO {}", path.display()), err.into()))
+    }
+
+    /// The FIFO into which a shim of somebody else's logs.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Remembers where the shim listens.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn write_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
+        let json = serde_json::to_vec(endpoint)
+            .map_err(|err| Error::internal("encode bootstrap.json").with_source(err))?;
+        let tmp = self.path.join(".bootstrap.json");
+        let path = self.path.join("bootstrap.json");
+        write(&tmp, &json)?;
+        fs::rename(&tmp, &path).map_err(|err| Error::io(format!("make {}", path.display()), err))
+    }
+
+    /// Where the shim listens, if it got that far: as this daemon wrote it,
+    /// or as the shim itself did, which says nothing of versions: all shims that
+    /// write it answer to version 2.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        if let Ok(json) = fs::read(self.path.join("bootstrap.json"))
+            && let Ok(endpoint) = serde_json::from_slice(&json)
+        {
+            return Some(endpoint);
+        }
+        let address = fs::read_to_string(self.path.join("address")).ok()?;
+        Some(Endpoint::ttrpc(2, address.trim()))
+    }
+
+    /// The shim's program, as it was when the task was made.
+    pub(crate) fn program(&self, config: &TaskConfig) -> Option<Program> {
+        let path = fs::read_to_string(self.path.join("shim-binary-path")).ok()?;
+        Some(Program::at(config, PathBuf::from(path)))
+    }
+
+    /// The exit that our own shim recorded for the first process.
+    pub(crate) fn recorded_exit(&self) -> Option<(u32, Exit)> {
+        /// As the shim writes it.
+        #[derive(Deserialize)]
+        struct Record {
+            pid: u32,
+            status: u32,
+            seconds: i64,
+            nanos: i32,
+        }
+        let json = fs::read(self.path.join("exits/init")).ok()?;
+        let r: Record = serde_json::from_slice(&json).ok()?;
+        let at = Timestamp { seconds: r.seconds, nanos: r.nanos };
+        Some((r.pid, Exit { status: r.status, at }))
+    }
+
+    /// Takes the directory away, with what may still be mounted in it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the root file system can't be unmounted: the
+    /// files in it must not be taken for the bundle's. The system's.
+    pub(crate) fn remove(&self) -> Result<()> {
+        let rootfs = self.path.join("rootfs");
+        unmount(&rootfs);
+        match fs::remove_dir(&rootfs) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::failed_precondition(format!(
+                    "remove {}: something is still mounted or stored there",
+                    rootfs.display()
+                ))
+                .with_source(err));
+            }
+            _ => {}
+        }
+        remove_all(&self.work)?;
+        // Under another name it is no bundle any more, whatever happens next.
+        let hidden = self.path.with_file_name(format!(".{}", self.id));
+        match fs::rename(&self.path, &hidden) {
+            Ok(()) => remove_all(&hidden),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(_) => remove_all(&self.path),
+        }
+    }
+}
+
+/// Detaches whatever is mounted there, layer by layer.
+fn unmount(path: &Path) {
+    const MOST: usize = 64;
+    for _ in 0..MOST {
+        // EINVAL: nothing is mounted here any more.
+        if umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes a directory tree; a missing one is no error.
+pub(crate) fn remove_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), err))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn directory(path: &Path, mode: u32, parents: bool) -> Result<()> {
+    DirBuilder::new()
+        .recursive(parents)
+        .mode(mode)
+        .create(path)
+        .map_err(|err| Error::io(format!("make directory {}", path.display()), err))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let opened: io::Result<File> =
+        options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    opened
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(|err| Error::io(format!("write {}", path.display()), err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_core::Kind;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn bundle(dir: &Path) -> (TaskConfig, Bundle) {
+        let config = TaskConfig {
+            state: dir.join("state"),
+            root: dir.join("root"),
+            shim_path: "/shim".into(),
+            ..TaskConfig::default()
+        };
+        let bundle = Bundle::of(&config, &Namespace::new("default").unwrap(), "c1");
+        (config, bundle)
+    }
+
+    #[test]
+    fn life_of_a_bundle() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, bundle) = bundle(dir.path());
+        let program = Program { path: "/shim".into(), own: true };
+        bundle.create(b"{}", "io.containerd.runc.v2", &program).unwrap();
+        let mode = bundle.path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700);
+        assert!(bundle.path.join("work").is_dir());
+        assert_eq!(bundle.program(&config), Some(program.clone()));
+        assert_eq!(bundle.endpoint(), None);
+        let again = bundle.create(b"{}", "", &program).unwrap_err();
+        assert_eq!(again.kind(), Kind::AlreadyExists);
+
+        let endpoint = Endpoint::ttrpc(3, "unix:///run/x");
+        bundle.write_endpoint(&endpoint).unwrap();
+        assert_eq!(bundle.endpoint(), Some(endpoint));
+        fs::create_dir(bundle.path.join("exits")).unwrap();
+        let record = br#"{"pid":7,"status":3,"seconds":9,"nanos":1}"#;
+        fs::write(bundle.path.join("exits/init"), record).unwrap();
+        let at = Timestamp { seconds: 9, nanos: 1 };
+        assert_eq!(bundle.recorded_exit(), Some((7, Exit { status: 3, at })));
+
+        bundle.remove().unwrap();
+        bundle.remove().unwrap();
+        assert_eq!(fs::read_dir(bundle.path.parent().unwrap()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(config.works().join("default")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_in_the_root_file_system_are_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, bundle) = bundle(dir.path());
+        bundle.create(b"{}", "", &Program { path: "/shim".into(), own: true }).unwrap();
+        let file = bundle.path.join("rootfs/precious");
+        fs::write(&file, b"x").unwrap();
+        assert_eq!(bundle.remove().unwrap_err().kind(), Kind::FailedPrecondition);
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn the_shims_own_address_file_is_a_fallback() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, bundle) = bundle(dir.path());
+        fs::create_dir_all(&bundle.path).unwrap();
+        fs::write(bundle.path.join("address"), "unix:///run/y\n").unwrap();
+        assert_eq!(bundle.endpoint(), Some(Endpoint::ttrpc(2, "unix:///run/y")));
+    }
+}

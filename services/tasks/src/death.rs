@@ -1,0 +1,132 @@
+//! Shims that die without having been told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_core::db::blocking;
+use gantry_core::tasks::Exit;
+use gantry_core::{Any, Context, Result, Timestamp};
+use gantry_ttrpc::containerd::events::{TaskDelete, TaskExit};
+use gantry_ttrpc::containerd::task::v3::DeleteResponse;
+use gantry_ttrpc::{any, convert};
+use prost::{Message, Name};
+
+use crate::bundle::Bundle;
+use crate::launch;
+use crate::manager::Inner;
+use crate::runtime::Program;
+use crate::shim::{self, Shim};
+use crate::task::{KILLED, Life, Task};
+
+/// For `SHIM delete`: cgroups of many processes take a while to empty.
+const DELETE: Duration = Duration::from_secs(30);
+
+/// Watches a task's connection. When it ends, either the shim still listens
+/// and is connected to again, or it is dead and its task with it.
+pub(crate) async fn watch(inner: Arc<Inner>, task: Arc<Task>) {
+    let mut life = task.life();
+    loop {
+        let shim = task.shim();
+        tokio::select! {
+            () = shim.connection().closed() => {}
+            _ = life.wait_for(|life| !matches!(life, Life::Connected(_))) => return,
+        }
+        if task.is_gone() {
+            return;
+        }
+        match Shim::connect(shim.endpoint.clone(), &task.bundle.namespace).await {
+            Ok(shim) => task.reconnected(shim),
+            Err(err) => {
+                tracing::warn!(id = %task.bundle.id, error = %err, "the shim is gone");
+                bury(&inner, &task).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Cleans up after a dead shim, and tells everybody.
+async fn bury(inner: &Arc<Inner>, task: &Arc<Task>) {
+    let seen = task.exit();
+    let cleaned = tear_down(inner, &task.bundle, &task.program).await;
+    let (pid, found) = match cleaned {
+        Ok(cleaned) => cleaned,
+        Err(err) => {
+            tracing::warn!(id = %task.bundle.id, error = %err, "clean up after a dead shim");
+            (0, killed())
+        }
+    };
+    let exit = seen.unwrap_or(found);
+    let pid = if pid == 0 { task.init().pid } else { pid };
+    inner.forget(task);
+    task.died(exit);
+    announce(inner, &task.bundle, pid, exit, seen.is_none());
+}
+
+/// An exit of which nothing is known but that it happened.
+fn killed() -> Exit {
+    Exit { status: KILLED, at: Timestamp::now() }
+}
+
+/// Publishes what a living shim would have published.
+pub(crate) fn announce(inner: &Inner, bundle: &Bundle, pid: u32, exit: Exit, exited: bool) {
+    let ctx = Context::new(bundle.namespace.clone());
+    let exited_at = Some(convert::timestamp(exit.at));
+    if exited {
+        let event = TaskExit {
+            container_id: bundle.id.clone(),
+            id: bundle.id.clone(),
+            pid,
+            exit_status: exit.status,
+            exited_at,
+        };
+        publish(inner, &ctx, "/tasks/exit", &event);
+    }
+    let event = TaskDelete {
+        container_id: bundle.id.clone(),
+        pid,
+        exit_status: exit.status,
+        exited_at,
+        id: String::new(),
+    };
+    publish(inner, &ctx, "/tasks/delete", &event);
+}
+
+fn publish<M: Name>(inner: &Inner, ctx: &Context, topic: &str, event: &M) {
+    let packed = any::pack(event);
+    let event = Any { type_url: packed.type_url, value: packed.value };
+    if let Err(err) = inner.events.publish(ctx, topic, event) {
+        tracing::warn!(topic, error = %err, "publish");
+    }
+}
+
+/// Has the shim's program clean up what its process left, and removes the
+/// bundle. Returns the first process' ID and exit, as far as they are known.
+///
+/// # Errors
+/// The bundle can't be removed.
+pub(crate) async fn tear_down(
+    inner: &Inner,
+    bundle: &Bundle,
+    program: &Program,
+) -> Result<(u32, Exit)> {
+    let recorded = {
+        let bundle = bundle.clone();
+        blocking(move || Ok(bundle.recorded_exit())).await?
+    };
+    let mut command = launch::command(&inner.config, bundle, program);
+    command.arg("-bundle").arg(&bundle.path).arg("delete");
+    let told = match launch::run(command, &[], DELETE).await {
+        Ok(output) => DeleteResponse::decode(output.as_slice()).ok(),
+        Err(err) => {
+            tracing::warn!(id = %bundle.id, error = %err, "the shim's clean-up");
+            None
+        }
+    };
+    let told = told.map(|answer| shim::deleted(&answer));
+    let (pid, exit) = recorded.or(told).unwrap_or_else(|| (0, killed()));
+    let exit = if exit.at.is_unset() { Exit { at: Timestamp::now(), ..exit } } else { exit };
+    let bundle = bundle.clone();
+    blocking(move || bundle.remove()).await?;
+    Ok((pid, exit))
+}

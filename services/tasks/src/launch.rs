@@ -1,0 +1,148 @@
+//! Getting a shim that listens, for a bundle that exists.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use gantry_core::{Any, Error, Kind, Namespace, Result};
+use gantry_ttrpc::containerd::runtime::bootstrap::v1::{BootstrapParams, LogLevel};
+use gantry_ttrpc::convert;
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::TaskConfig;
+use crate::bundle::Bundle;
+use crate::dialect::{self, Endpoint};
+use crate::runtime::Program;
+use crate::shim::Shim;
+
+/// A shim that does not print its address by then never will.
+const START: Duration = Duration::from_secs(30);
+/// The most that is read of what a shim prints.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// Starts a shim the way containerd does, and connects to it.
+///
+/// There are two dialects of standard input, with no middle ground: older
+/// shims take nothing or their options and die of anything else; the newest
+/// insist on `BootstrapParams`. The older way is tried first, since it fails without a trace.
+///
+/// # Errors
+/// `Internal` with what the shim said, `Unavailable` when it does not listen.
+pub(crate) async fn cold(
+    config: &TaskConfig,
+    bundle: &Bundle,
+    program: &Program,
+    options: Option<&Any>,
+) -> Result<Shim> {
+    let plain = options.map(|o| convert::any(o.clone()).encode_to_vec()).unwrap_or_default();
+    let endpoint = match start(config, bundle, program, &plain).await {
+        Err(first) if !program.own && first.kind() != Kind::DeadlineExceeded => {
+            let params = params(config, &bundle.namespace, &bundle.id).encode_to_vec();
+            match start(config, bundle, program, &params).await {
+                Ok(endpoint) => endpoint,
+                Err(second) => {
+                    tracing::debug!(error = %second, "shim refused bootstrap parameters as well");
+                    return Err(first);
+                }
+            }
+        }
+        other => other?,
+    };
+    bundle.write_endpoint(&endpoint)?;
+    Shim::connect(endpoint, &bundle.namespace).await
+}
+
+async fn start(
+    config: &TaskConfig,
+    bundle: &Bundle,
+    program: &Program,
+    stdin: &[u8],
+) -> Result<Endpoint> {
+    let mut command = command(config, bundle, program);
+    command.arg("start");
+    dialect::parse(&run(command, stdin, START).await?).map_err(|err| err.context("start the shim"))
+}
+
+/// The command line that every shim understands; the action is still to come.
+pub(crate) fn command(config: &TaskConfig, bundle: &Bundle, program: &Program) -> Command {
+    let mut command = Command::new(&program.path);
+    command.args(["-namespace", bundle.namespace.as_str(), "-address", &config.grpc_address]);
+    command.arg("-publish-binary").arg(&config.daemon_path).args(["-id", &bundle.id]);
+    if config.debug {
+        command.arg("-debug");
+    }
+    command.current_dir(&bundle.path);
+    environment(config, &mut command);
+    command
+        .env("TTRPC_ADDRESS", &config.ttrpc_address)
+        .env("GRPC_ADDRESS", &config.grpc_address)
+        .env("NAMESPACE", bundle.namespace.as_str())
+        .env("MAX_SHIM_VERSION", "2");
+    command
+}
+
+/// What a shim gets of the daemon's environment: hardly anything, since it
+/// outlives the daemon.
+pub(crate) fn environment(config: &TaskConfig, command: &mut Command) {
+    command.env_clear();
+    let path = std::env::var_os("PATH")
+        .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    command.env("PATH", path);
+    if !config.seccomp_cache.as_os_str().is_empty() {
+        command.env("GANTRY_SECCOMP_CACHE", &config.seccomp_cache);
+    }
+}
+
+/// Runs a shim's command to its end; returns what it printed.
+///
+/// # Errors
+/// `Internal` with its standard error when it fails, `DeadlineExceeded` when
+/// it takes too long: it is killed then.
+pub(crate) async fn run(mut command: Command, stdin: &[u8], limit: Duration) -> Result<Vec<u8>> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    // Its own group: a Ctrl-C at the daemon's terminal is not for shims.
+    command.process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |err| Error::io(format!("run {program}"), err);
+    let mut child = command.spawn().map_err(failed)?;
+    let input = child.stdin.take();
+    let work = async {
+        if let Some(mut input) = input {
+            // A program that does not read its input is free to do so.
+            let _ = input.write_all(stdin).await;
+        }
+        child.wait_with_output().await
+    };
+    let output = match tokio::time::timeout(limit, work).await {
+        Ok(output) => output.map_err(failed)?,
+        Err(_) => {
+            return Err(Error::new(
+                Kind::DeadlineExceeded,
+                format!("run {program}: no end in {limit:?}: deadline exceeded"),
+            ));
+        }
+    };
+    if output.status.success() {
+        let mut out = output.stdout;
+        out.truncate(MAX_OUTPUT);
+        return Ok(out);
+    }
+    let said = [output.stderr, output.stdout].concat();
+    let said = String::from_utf8_lossy(&said[..said.len().min(2048)]);
+    Err(Error::internal(format!("run {program}: {}: {}", output.status, said.trim())))
+}
+
+fn params(config: &TaskConfig, namespace: &Namespace, id: &str) -> BootstrapParams {
+    let level = if config.debug { LogLevel::Debug } else { LogLevel::Info };
+    BootstrapParams {
+        instance_id: id.to_owned(),
+        namespace: namespace.as_str().to_owned(),
+        log_level: level.into(),
+        containerd_version: env!("CARGO_PKG_VERSION").to_owned(),
+        containerd_ttrpc_address: config.ttrpc_address.clone(),
+        containerd_grpc_address: config.grpc_address.clone(),
+        containerd_binary: config.daemon_path.display().to_string(),
+        ..BootstrapParams::default()
+    }
+}

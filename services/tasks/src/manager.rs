@@ -1,0 +1,336 @@
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use gantry_core::containers::Containers;
+use gantry_core::events::Events;
+use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Metrics, Process, Status, Tasks};
+use gantry_core::{Any, Context, Error, Namespace, Result, Timestamp, validate_identifier};
+use tracing::Instrument;
+
+use crate::bundle::Bundle;
+use crate::task::Task;
+use crate::warm::Pool;
+use crate::{TaskConfig, create, recover};
+
+/// Tasks in shims: the implementation of [`Tasks`].
+///
+/// [`TaskManager::recover`] is to be called once, before requests are served.
+pub struct TaskManager {
+    inner: Arc<Inner>,
+}
+
+type Key = (Namespace, String);
+
+/// What the parts of the manager share.
+pub(crate) struct Inner {
+    pub(crate) config: Arc<TaskConfig>,
+    pub(crate) containers: Arc<dyn Containers>,
+    pub(crate) events: Arc<dyn Events>,
+    pub(crate) pool: Option<Pool>,
+    /// All tasks. Held for looking up and changing entries only.
+    tasks: Mutex<HashMap<Key, Slot>>,
+    /// Exits of tasks whose shim was found dead at start-up, until somebody
+    /// asks: there is no task any more that could tell.
+    lost: Mutex<HashMap<Key, Exit>>,
+}
+
+enum Slot {
+    /// The ID is taken by a task that is being made.
+    Creating,
+    /// The task.
+    Ready(Arc<Task>),
+}
+
+/// Holds an ID for a task that is being made.
+pub(crate) struct Reservation {
+    inner: Arc<Inner>,
+    key: Option<Key>,
+}
+
+impl Reservation {
+    /// The task is there.
+    pub(crate) fn fill(mut self, task: Arc<Task>) {
+        if let Some(key) = self.key.take() {
+            self.inner.tasks().insert(key, Slot::Ready(task));
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.inner.tasks().remove(&key);
+        }
+    }
+}
+
+impl Inner {
+    fn tasks(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
+        // Nothing panics under this lock.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashMap<Key, Exit>> {
+        // As above.
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an ID for a new task.
+    pub(crate) fn reserve(self: &Arc<Self>, ctx: &Context, id: &str) -> Result<Reservation> {
+        let key = (ctx.namespace.clone(), id.to_owned());
+        match self.tasks().entry(key.clone()) {
+            Entry::Occupied(_) => Err(Error::already_exists(format!("task {id}: already exists"))),
+            Entry::Vacant(free) => {
+                free.insert(Slot::Creating);
+                self.lost().remove(&key);
+                Ok(Reservation { inner: Arc::clone(self), key: Some(key) })
+            }
+        }
+    }
+
+    /// Adds a task that was found; false when its ID is taken.
+    pub(crate) fn insert(&self, task: Arc<Task>) -> bool {
+        match self.tasks().entry(key_of(&task.bundle)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(Slot::Ready(task));
+                true
+            }
+        }
+    }
+
+    /// Takes a task out.
+    pub(crate) fn forget(&self, task: &Arc<Task>) {
+        let mut tasks = self.tasks();
+        let key = key_of(&task.bundle);
+        if matches!(tasks.get(&key), Some(Slot::Ready(there)) if Arc::ptr_eq(there, task)) {
+            tasks.remove(&key);
+        }
+    }
+
+    /// Keeps the exit of a task that is gone, for the next to wait for it.
+    pub(crate) fn remember(&self, bundle: &Bundle, exit: Exit) {
+        self.lost().insert(key_of(bundle), exit);
+    }
+
+    /// Whether another task lives in the same shim.
+    pub(crate) fn shares_shim(&self, task: &Arc<Task>) -> bool {
+        let address = task.shim().endpoint.address;
+        let others: Vec<_> = self.ready().filter(|other| !Arc::ptr_eq(other, task)).collect();
+        others.iter().any(|other| other.shim().endpoint.address == address)
+    }
+
+    /// All tasks that are there.
+    fn ready(&self) -> impl Iterator<Item = Arc<Task>> {
+        let tasks = self.tasks();
+        let ready: Vec<_> = tasks
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Ready(task) => Some(Arc::clone(task)),
+                Slot::Creating => None,
+            })
+            .collect();
+        ready.into_iter()
+    }
+
+    /// Makes up for a ready-made shim that was taken.
+    pub(crate) fn refill(&self) {
+        if let Some(pool) = &self.pool {
+            pool.refill();
+        }
+    }
+
+    fn lookup(&self, ctx: &Context, id: &str) -> Option<Arc<Task>> {
+        match self.tasks().get(&(ctx.namespace.clone(), id.to_owned())) {
+            Some(Slot::Ready(task)) => Some(Arc::clone(task)),
+            _ => None,
+        }
+    }
+
+    /// A task, or the error in containerd's words: it looks for the container
+    /// first.
+    async fn find(&self, ctx: &Context, id: &str) -> Result<Arc<Task>> {
+        match self.lookup(ctx, id) {
+            Some(task) => Ok(task),
+            None => {
+                self.containers.get(ctx, id).await?;
+                Err(Error::not_found(format!("task {id} not found")))
+            }
+        }
+    }
+}
+
+fn key_of(bundle: &Bundle) -> Key {
+    (bundle.namespace.clone(), bundle.id.clone())
+}
+
+impl TaskManager {
+    /// Begins to keep shims ready; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the shim's program is not there.
+    pub fn new(
+        config: TaskConfig,
+        containers: Arc<dyn Containers>,
+        events: Arc<dyn Events>,
+    ) -> Result<Arc<Self>> {
+        crate::runtime::resolve(&config, "")?;
+        let config = Arc::new(config);
+        let pool = (config.warm > 0).then(|| Pool::start(Arc::clone(&config)));
+        let inner = Inner {
+            config,
+            containers,
+            events,
+            pool,
+            tasks: Mutex::default(),
+            lost: Mutex::default(),
+        };
+        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+    }
+
+    /// Finds the shims that an earlier daemon left: living ones are connected
+    /// to again, dead ones are cleaned up, with their exits kept for the next
+    /// to wait, and tasks without a container are ended.
+    ///
+    /// # Errors
+    /// The state directory can't be read.
+    pub async fn recover(&self) -> Result<()> {
+        recover::recover(&self.inner).await
+    }
+
+    /// Runs something to its end, even when the caller goes away half-way.
+    async fn to_the_end<T, F>(work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        match tokio::spawn(work.in_current_span()).await {
+            Ok(result) => result,
+            Err(err) => Err(Error::internal("a task's operation failed").with_source(err)),
+        }
+    }
+}
+
+#[async_trait]
+impl Tasks for TaskManager {
+    async fn create(&self, ctx: &Context, task: CreateTask) -> Result<u32> {
+        let (inner, ctx) = (Arc::clone(&self.inner), ctx.clone());
+        Self::to_the_end(async move { create::create(&inner, &ctx, task).await }).await
+    }
+
+    async fn start(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<u32> {
+        let task = self.inner.find(ctx, id).await?;
+        let started = task.shim().start(id, exec_id).await;
+        self.inner.refill();
+        let pid = started?;
+        if exec_id.is_empty() {
+            task.set_status(Status::Running);
+        }
+        Ok(pid)
+    }
+
+    async fn delete(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<(u32, Exit)> {
+        let task = self.inner.find(ctx, id).await?;
+        if !exec_id.is_empty() {
+            let deleted = task.shim().delete(id, exec_id).await?;
+            task.forget(exec_id);
+            return Ok(deleted);
+        }
+        let inner = Arc::clone(&self.inner);
+        Self::to_the_end(async move { create::delete(&inner, &task).await }).await
+    }
+
+    async fn get(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<Process> {
+        let task = self.inner.find(ctx, id).await?;
+        let process = task.shim().state(id, exec_id).await?;
+        if exec_id.is_empty() {
+            task.learn(&process);
+        }
+        Ok(process)
+    }
+
+    async fn list(&self, ctx: &Context) -> Result<Vec<Process>> {
+        let mine = self.inner.ready().filter(|task| task.bundle.namespace == ctx.namespace);
+        let mut processes: Vec<_> = mine.map(|task| task.init()).collect();
+        processes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+        Ok(processes)
+    }
+
+    async fn kill(
+        &self,
+        ctx: &Context,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().kill(id, exec_id, signal, all).await
+    }
+
+    async fn exec(&self, ctx: &Context, process: ExecProcess) -> Result<()> {
+        validate_identifier(&process.exec_id)?;
+        let task = self.inner.find(ctx, &process.container_id).await?;
+        task.shim().exec(&process).await
+    }
+
+    async fn resize(
+        &self,
+        ctx: &Context,
+        id: &str,
+        exec_id: &str,
+        cols: u32,
+        rows: u32,
+    ) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().resize(id, exec_id, (cols, rows)).await
+    }
+
+    async fn close_stdin(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().close_stdin(id, exec_id).await
+    }
+
+    async fn pause(&self, ctx: &Context, id: &str) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().pause(id).await?;
+        task.set_status(Status::Paused);
+        Ok(())
+    }
+
+    async fn resume(&self, ctx: &Context, id: &str) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().resume(id).await?;
+        task.set_status(Status::Running);
+        Ok(())
+    }
+
+    async fn pids(&self, ctx: &Context, id: &str) -> Result<Vec<(u32, Option<Any>)>> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().pids(id).await
+    }
+
+    async fn update(&self, ctx: &Context, id: &str, resources: Any) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        task.shim().update(id, resources).await
+    }
+
+    async fn metrics(&self, ctx: &Context, id: &str) -> Result<Metrics> {
+        let task = self.inner.find(ctx, id).await?;
+        let data = task.shim().stats(id).await?;
+        Ok(Metrics { container_id: id.to_owned(), timestamp: Timestamp::now(), data })
+    }
+
+    async fn wait(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<Exit> {
+        if exec_id.is_empty() && self.inner.lookup(ctx, id).is_none() {
+            let lost = self.inner.lost().remove(&(ctx.namespace.clone(), id.to_owned()));
+            if let Some(exit) = lost {
+                return Ok(exit);
+            }
+        }
+        let task = self.inner.find(ctx, id).await?;
+        task.wait(exec_id).await
+    }
+}

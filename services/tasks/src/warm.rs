@@ -1,0 +1,170 @@
+//! Ready-made shims of our own: started before they are needed, turned into
+//! the shim of a container by one call.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gantry_core::{Error, Result};
+use gantry_ttrpc::gantry::shim::v1::{AdoptRequest, ShimClient};
+use gantry_ttrpc::{CallOptions, Client};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+
+use crate::TaskConfig;
+use crate::bundle::Bundle;
+use crate::dialect::Endpoint;
+use crate::launch;
+use crate::shim::Shim;
+
+/// A living shim answers within microseconds.
+const ADOPT: Duration = Duration::from_secs(5);
+/// After a shim was taken, the next one is made when the container runs, or
+/// after this long.
+const REFILL: Duration = Duration::from_millis(100);
+/// Between attempts to start one, when that fails.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The shims that wait. Dropping the pool closes their connections, which
+/// ends them.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    filler: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    config: Arc<TaskConfig>,
+    /// Oldest first. Held for pushing and popping only.
+    ready: Mutex<VecDeque<Ready>>,
+    taken: Notify,
+    refill: Notify,
+}
+
+struct Ready {
+    client: Client,
+    child: Child,
+}
+
+impl Pool {
+    /// Begins to fill a pool of `config.warm` shims.
+    pub(crate) fn start(config: Arc<TaskConfig>) -> Self {
+        let shared = Arc::new(Shared {
+            config,
+            ready: Mutex::default(),
+            taken: Notify::new(),
+            refill: Notify::new(),
+        });
+        let filler = tokio::spawn(fill(Arc::clone(&shared)));
+        Self { shared, filler }
+    }
+
+    /// Turns a ready shim into the one of this bundle; `None` when there is
+    /// none, or it failed.
+    pub(crate) async fn adopt(&self, bundle: &Bundle) -> Option<Shim> {
+        let ready = self.take()?;
+        match self.hand_over(ready, bundle).await {
+            Ok(shim) => Some(shim),
+            Err(err) => {
+                tracing::warn!(id = %bundle.id, error = %err, "a ready-made shim failed");
+                None
+            }
+        }
+    }
+
+    /// The moment has come to make up for what was taken.
+    pub(crate) fn refill(&self) {
+        self.shared.refill.notify_one();
+    }
+
+    fn take(&self) -> Option<Ready> {
+        let found = loop {
+            let ready = self.shared.lock().pop_front();
+            match ready {
+                Some(dead) if dead.client.is_closed() => reap(dead.child),
+                other => break other,
+            }
+        };
+        self.shared.taken.notify_one();
+        found
+    }
+
+    async fn hand_over(&self, mut ready: Ready, bundle: &Bundle) -> Result<Shim> {
+        let config = &self.shared.config;
+        let request = AdoptRequest {
+            namespace: bundle.namespace.as_str().to_owned(),
+            id: bundle.id.clone(),
+            bundle: bundle.path.display().to_string(),
+            ttrpc_address: config.ttrpc_address.clone(),
+            grpc_address: config.grpc_address.clone(),
+            debug: config.debug,
+        };
+        let client = ShimClient::new(ready.client.clone());
+        let adopted = client.adopt(&request, &CallOptions::default().timeout(ADOPT)).await;
+        let adopted = match adopted {
+            Ok(adopted) => adopted,
+            Err(status) => {
+                // It may have taken the bundle and failed to say so.
+                let _ = ready.child.kill().await;
+                return Err(Error::from(status).context("adopt"));
+            }
+        };
+        reap(ready.child);
+        let endpoint = Endpoint::ttrpc(3, adopted.address);
+        bundle.write_endpoint(&endpoint)?;
+        Ok(Shim::new(ready.client, endpoint, &bundle.namespace))
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.filler.abort();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Ready>> {
+        // Nothing panics under this lock.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn fill(shared: Arc<Shared>) {
+    loop {
+        while shared.lock().len() < shared.config.warm {
+            match spawn(&shared.config) {
+                Ok(ready) => shared.lock().push_back(ready),
+                Err(err) => {
+                    tracing::warn!(error = %err, "can't keep a shim ready; starts take longer");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        shared.taken.notified().await;
+        // Not while the container that took it is being started: it needs
+        // the processor now.
+        let _ = tokio::time::timeout(REFILL, shared.refill.notified()).await;
+    }
+}
+
+/// Starts a shim that waits. Its end of the socket pair is its standard
+/// input, so that no other program inherits it by accident.
+fn spawn(config: &TaskConfig) -> Result<Ready> {
+    let failed = |err| Error::io(format!("start {} -warm", config.shim_path.display()), err);
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+    ours.set_nonblocking(true).map_err(failed)?;
+    let mut command = Command::new(&config.shim_path);
+    launch::environment(config, &mut command);
+    command.args(["-warm", "0"]).current_dir("/").process_group(0);
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().map_err(failed)?;
+    let client = Client::new(UnixStream::from_std(ours).map_err(failed)?);
+    Ok(Ready { client, child })
+}
+
+/// Collects a child's exit status whenever it comes.
+fn reap(mut child: Child) {
+    tokio::spawn(async move { child.wait().await });
+}
