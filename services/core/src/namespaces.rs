@@ -24,10 +24,11 @@ pub struct Record {
 /// The namespaces service.
 #[async_trait]
 pub trait Namespaces: Send + Sync {
-    /// Labels of a namespace.
+    /// Labels of a namespace; none for one that is not there, since clients
+    /// ask for defaults in namespaces that they are about to use first.
     ///
     /// # Errors
-    /// `NotFound`: `namespace "x": not found`.
+    /// The store's.
     async fn get(&self, name: &Namespace) -> Result<Record>;
 
     /// All namespaces, by name.

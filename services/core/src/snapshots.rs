@@ -7,8 +7,13 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::content::LabelMask;
+use crate::db::Durability;
 use crate::filter::{Filterable, Filters};
 use crate::{Context, Error, Labels, Mount, Result, Timestamp};
+
+/// Table of the snapshots of all snapshotters. Key: name of the snapshotter,
+/// `\x01`, key or name of the snapshot.
+pub const TABLE: &str = "snapshots";
 
 /// Snapshotters by name, as the daemon opened them.
 #[derive(Clone, Default)]
@@ -155,6 +160,25 @@ pub trait Snapshotter: Send + Sync {
         labels: Labels,
     ) -> Result<Vec<Mount>>;
 
+    /// [`Snapshotter::prepare`] for a caller that chooses when the snapshot
+    /// counts as made: with `Buffered` a power loss may take the snapshot
+    /// away again, for callers who make it anew then and whom no client
+    /// depends on yet.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::prepare`].
+    async fn prepare_with(
+        &self,
+        ctx: &Context,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        durability: Durability,
+    ) -> Result<Vec<Mount>> {
+        let _ = durability;
+        self.prepare(ctx, key, parent, labels).await
+    }
+
     /// Makes a read-only snapshot on `parent`.
     ///
     /// # Errors
@@ -173,7 +197,8 @@ pub trait Snapshotter: Send + Sync {
     ///
     /// # Errors
     /// `AlreadyExists` when `name` is taken, `NotFound`,
-    /// `FailedPrecondition` when `key` is not active or has another parent.
+    /// `FailedPrecondition` when `key` is not active, has another parent, or
+    /// gets one late and [`Snapshotter::supports_late_parent`] says no.
     async fn commit(
         &self,
         ctx: &Context,
@@ -188,6 +213,23 @@ pub trait Snapshotter: Send + Sync {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` while it has children.
     async fn remove(&self, ctx: &Context, key: &str) -> Result<()>;
+
+    /// [`Snapshotter::remove`] for a caller that chooses when it counts as
+    /// done: with `Buffered` a power loss may bring the snapshot back, empty.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::remove`].
+    async fn remove_with(&self, ctx: &Context, key: &str, durability: Durability) -> Result<()> {
+        let _ = durability;
+        self.remove(ctx, key).await
+    }
+
+    /// Whether [`Snapshotter::commit`] takes a parent for a snapshot that
+    /// was prepared without one. Where it does not, layers are applied one
+    /// after the other.
+    fn supports_late_parent(&self) -> bool {
+        false
+    }
 
     /// All snapshots of the namespace that match.
     ///

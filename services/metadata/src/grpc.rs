@@ -1,0 +1,49 @@
+//! The services as containerd's clients see them: requests are unpacked, the
+//! service is called, errors are mapped and answers packed.
+
+mod containers;
+mod images;
+mod leases;
+mod namespaces;
+
+pub use containers::ContainersServer;
+pub use images::ImagesServer;
+pub use leases::LeasesServer;
+pub use namespaces::NamespacesServer;
+
+use gantry_core::Error;
+use gantry_core::content::LabelMask;
+use prost_types::FieldMask;
+use tonic::Status;
+
+/// The paths of a mask; none at all without one.
+fn paths(mask: Option<FieldMask>) -> Vec<String> {
+    mask.unwrap_or_default().paths
+}
+
+/// A mask for an object of which only labels can change.
+fn label_mask(mask: Option<FieldMask>) -> Result<LabelMask, Status> {
+    let paths = paths(mask);
+    if paths.is_empty() || paths.iter().any(|p| p == "labels") {
+        return Ok(LabelMask::All);
+    }
+    let keys = paths.iter().map(|path| {
+        path.strip_prefix("labels.").map(str::to_owned).ok_or_else(|| {
+            let error = Error::invalid_argument(format!(
+                "cannot update {path:?}: only labels can change: invalid argument"
+            ));
+            gantry_grpc::status::to_wire(error)
+        })
+    });
+    keys.collect::<Result<_, _>>().map(LabelMask::Keys)
+}
+
+/// A part of a message that must be there.
+fn required<T>(part: Option<T>, what: &str) -> Result<T, Status> {
+    part.ok_or_else(|| missing(what))
+}
+
+fn missing(what: &str) -> Status {
+    let error = Error::invalid_argument(format!("{what} is missing: invalid argument"));
+    gantry_grpc::status::to_wire(error)
+}

@@ -1,0 +1,187 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gantry_core::containers::CONTAINERS;
+use gantry_core::content::{BLOBS, LabelMask};
+use gantry_core::db::{self, Database, Durability};
+use gantry_core::events::Events;
+use gantry_core::images::IMAGES;
+use gantry_core::leases::LEASES;
+use gantry_core::namespaces::{NAMESPACES, Namespaces, Record, TABLE_NAMESPACE};
+use gantry_core::{Context, Error, Labels, Namespace, Result, labels, snapshots};
+use gantry_ttrpc::containerd::events as messages;
+
+use crate::database::any_row;
+use crate::{leases, publish};
+
+/// Tables whose rows bring a namespace about.
+const OBJECTS: [&str; 5] =
+    [IMAGES.name(), BLOBS.name(), snapshots::TABLE, CONTAINERS.name(), LEASES.name()];
+
+/// The namespaces.
+///
+/// A namespace comes to be with its first object, as clients expect it; a
+/// record is only needed for labels. It is listed while it has a record or an
+/// object. Reading the labels of one that is not there gives none: clients ask for
+/// defaults in namespaces that they are about to use first.
+pub struct NamespaceService {
+    db: Arc<dyn Database>,
+    events: Arc<dyn Events>,
+}
+
+impl NamespaceService {
+    /// Keeps them in this store.
+    pub fn new(db: Arc<dyn Database>, events: Arc<dyn Events>) -> Self {
+        Self { db, events }
+    }
+
+    fn publish<M: prost::Name>(&self, name: &Namespace, topic: &str, message: &M) {
+        publish(&*self.events, &Context::new(name.clone()), topic, message);
+    }
+}
+
+/// What keeps a namespace from being deleted, in the words for its error.
+fn inhabitants(db: &dyn Database, namespace: &Namespace) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for table in [IMAGES.name(), BLOBS.name()] {
+        if any_row(db, table, namespace.as_str())? {
+            found.push(table.to_owned());
+        }
+    }
+    for name in snapshotters(db, namespace)? {
+        found.push(format!("snapshots on {name:?} snapshotter"));
+    }
+    if any_row(db, CONTAINERS.name(), namespace.as_str())? {
+        found.push(CONTAINERS.name().to_owned());
+    }
+    Ok(found)
+}
+
+/// The snapshotters that have snapshots in the namespace.
+fn snapshotters(db: &dyn Database, namespace: &Namespace) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    db.scan(snapshots::TABLE, namespace.as_str(), "", &mut |key, _| {
+        let name = key.split('\x01').next().unwrap_or_default();
+        if !names.contains(name) {
+            names.insert(name.to_owned());
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(names)
+}
+
+#[async_trait]
+impl Namespaces for NamespaceService {
+    async fn get(&self, name: &Namespace) -> Result<Record> {
+        let (db, name) = (Arc::clone(&self.db), name.clone());
+        db::blocking(move || {
+            Ok(NAMESPACES.get(&*db, TABLE_NAMESPACE, name.as_str())?.unwrap_or_default())
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<(Namespace, Record)>> {
+        let db = Arc::clone(&self.db);
+        db::blocking(move || {
+            let mut all: BTreeMap<_, _> =
+                NAMESPACES.list(&*db, TABLE_NAMESPACE)?.into_iter().collect();
+            for table in OBJECTS {
+                for name in db.namespaces(table)? {
+                    all.entry(name).or_default();
+                }
+            }
+            all.into_iter().map(|(name, record)| Ok((Namespace::new(name)?, record))).collect()
+        })
+        .await
+    }
+
+    async fn create(&self, name: &Namespace, labels: Labels) -> Result<Record> {
+        labels::validate_all(&labels)?;
+        let db = Arc::clone(&self.db);
+        let (key, record) = (name.clone(), Record { labels });
+        let created = db::write(&self.db, Durability::Sync, move |tx| {
+            let taken = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?.is_some()
+                || !inhabitants(&*db, &key)?.is_empty();
+            if taken {
+                let name = key.as_str();
+                return Err(Error::already_exists(format!("namespace {name:?}: already exists")));
+            }
+            NAMESPACES.put(tx, TABLE_NAMESPACE, key.as_str(), &record)?;
+            Ok(record.clone())
+        })
+        .await?;
+        let message = messages::NamespaceCreate {
+            name: name.as_str().to_owned(),
+            labels: created.labels.clone(),
+        };
+        self.publish(name, "/namespaces/create", &message);
+        Ok(created)
+    }
+
+    async fn update(&self, name: &Namespace, labels: Labels, mask: LabelMask) -> Result<Record> {
+        labels::validate_all(&labels)?;
+        let db = Arc::clone(&self.db);
+        let key = name.clone();
+        let updated = db::write(&self.db, Durability::Sync, move |tx| {
+            let mut record = match NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())? {
+                Some(record) => record,
+                None if inhabitants(&*db, &key)?.is_empty() => {
+                    return Err(not_found(&key));
+                }
+                None => Record::default(),
+            };
+            match &mask {
+                LabelMask::All => record.labels.clone_from(&labels),
+                LabelMask::Keys(keys) => {
+                    for key in keys {
+                        labels::update_one(&mut record.labels, &labels, key);
+                    }
+                }
+            }
+            NAMESPACES.put(tx, TABLE_NAMESPACE, key.as_str(), &record)?;
+            Ok(record)
+        })
+        .await?;
+        let message = messages::NamespaceUpdate {
+            name: name.as_str().to_owned(),
+            labels: updated.labels.clone(),
+        };
+        self.publish(name, "/namespaces/update", &message);
+        Ok(updated)
+    }
+
+    async fn delete(&self, name: &Namespace) -> Result<()> {
+        let db = Arc::clone(&self.db);
+        let key = name.clone();
+        db::write(&self.db, Durability::Sync, move |tx| {
+            let record = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?;
+            let left = inhabitants(&*db, &key)?;
+            if !left.is_empty() {
+                return Err(Error::failed_precondition(format!(
+                    "namespace {:?} must be empty, but it still has {}: failed precondition",
+                    key.as_str(),
+                    left.join(", ")
+                )));
+            }
+            let leases = LEASES.list_in(tx, key.as_str(), "")?;
+            if record.is_none() && leases.is_empty() {
+                return Err(not_found(&key));
+            }
+            for (id, _) in leases {
+                LEASES.lock(tx, key.as_str(), &id)?;
+                leases::remove(tx, key.as_str(), &id)?;
+            }
+            NAMESPACES.delete(tx, TABLE_NAMESPACE, key.as_str())
+        })
+        .await?;
+        let message = messages::NamespaceDelete { name: name.as_str().to_owned() };
+        self.publish(name, "/namespaces/delete", &message);
+        Ok(())
+    }
+}
+
+fn not_found(name: &Namespace) -> Error {
+    Error::not_found(format!("namespace {:?}: not found", name.as_str()))
+}
