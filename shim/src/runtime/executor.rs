@@ -1,0 +1,183 @@
+//! What runs last in the container's process, in place of libcontainer's own
+//! way to execute the program.
+
+use super::seccomp::Filter;
+use super::sys;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use oci_spec::runtime::Spec;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+/// Where programs are looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The steps that can fail in the container's process, as told through the error pipe.
+pub(crate) const STEP_EXECVE: i32 = 0;
+pub(crate) const STEP_SECCOMP: i32 = 1;
+
+/// Something to be done in the container's mount namespace, after pivot_root.
+pub(crate) enum MountWork {
+    /// Put detached mounts on a directory: the first on it, the others on directories in the first.
+    Attach { at: CString, base: OwnedFd, below: Vec<(CString, OwnedFd)>, attributes: u64 },
+    /// Set the propagation of the mount at a place.
+    Propagation { at: CString, kind: u64, recursive: bool },
+}
+
+/// Loads the seccomp filter and executes the program.
+#[derive(Clone)]
+pub(crate) struct Run {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+    filter: Option<Filter>,
+    mounts: Vec<MountWork>,
+    errors: RawFd,
+}
+
+impl Run {
+    /// `errors` is the write end of a close-on-exec pipe: that it closes without
+    /// a word means that the program runs.
+    pub(crate) fn new(
+        args: &[String],
+        env: &[String],
+        filter: Option<Filter>,
+        mounts: Vec<MountWork>,
+        errors: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        let texts = |all: &[String]| all.iter().map(sys::cstr).collect::<io::Result<Vec<_>>>();
+        let inner = Inner { argv: texts(args)?, envp: texts(env)?, filter, mounts, errors: errors.as_raw_fd() };
+        Ok(Self { inner: Rc::new(inner) })
+    }
+}
+
+impl Executor for Run {
+    /// Nothing: a program that can't be executed is told by execve itself.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    /// Runs while the container is being created, in its namespaces and with
+    /// its user's ids.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        forbid_tracing();
+        for work in &self.inner.mounts {
+            work.run().map_err(|e| ExecutorSetEnvsError::Other(format!("{}: {e}", work.name())))?;
+        }
+        Ok(())
+    }
+
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        self.inner.exec()
+    }
+}
+
+/// From here to execve the process may have CAP_SYS_ADMIN: nobody in the
+/// container may get at it through ptrace or /proc, whatever fs.suid_dumpable says.
+fn forbid_tracing() {
+    // SAFETY: takes integers only.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+}
+
+impl MountWork {
+    fn name(&self) -> String {
+        let (what, at) = match self {
+            Self::Attach { at, .. } => ("mount", at),
+            Self::Propagation { at, .. } => ("set the propagation of", at),
+        };
+        format!("{what} /{}", at.to_string_lossy())
+    }
+
+    fn run(&self) -> io::Result<()> {
+        let root: OwnedFd = std::fs::File::open("/")?.into();
+        let open = |at: &CString| sys::openat2(root.as_fd(), at, libc::O_PATH, 0, sys::IN_ROOT);
+        match self {
+            Self::Attach { at, base, below, attributes } => {
+                sys::attach(base.as_fd(), open(at)?.as_fd())?;
+                for (name, mount) in below {
+                    let place = sys::openat2(base.as_fd(), name, libc::O_PATH, 0, sys::NO_LINKS)?;
+                    sys::attach(mount.as_fd(), place.as_fd())?;
+                }
+                let change = sys::MountChange { set: *attributes, recursive: true, ..Default::default() };
+                sys::set_mount(base.as_fd(), &change)
+            }
+            Self::Propagation { at, kind, recursive } => {
+                let change = sys::MountChange { propagation: *kind, recursive: *recursive, ..Default::default() };
+                sys::set_mount(open(at)?.as_fd(), &change)
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn exec(&self) -> Result<(), ExecutorError> {
+        forbid_tracing();
+        let Some(program) = self.argv.first() else { return Err(ExecutorError::InvalidArg) };
+        let candidates = self.candidates(program);
+        let pointers = |all: &[CString]| -> Vec<*const libc::c_char> {
+            all.iter().map(|c| c.as_ptr()).chain([std::ptr::null()]).collect()
+        };
+        let (argv, envp) = (pointers(&self.argv), pointers(&self.envp));
+        if let Some(filter) = &self.filter
+            && let Err(e) = filter.load()
+        {
+            self.fail(STEP_SECCOMP, e.raw_os_error().unwrap_or(libc::EINVAL));
+        }
+        let mut error = libc::ENOENT;
+        for candidate in &candidates {
+            // SAFETY: path, arguments and environment end with NUL, the lists
+            // with a null pointer, and all live until the call returns.
+            unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+            match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL) {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => error = libc::EACCES,
+                other => {
+                    error = other;
+                    break;
+                }
+            }
+        }
+        self.fail(STEP_EXECVE, error)
+    }
+
+    /// The files to try: the program itself when it is a path, else one in each directory of PATH.
+    fn candidates(&self, program: &CString) -> Vec<CString> {
+        let bytes = program.as_bytes();
+        if bytes.contains(&b'/') {
+            return vec![program.clone()];
+        }
+        let set = self.envp.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH="));
+        let path = set.unwrap_or(DEFAULT_PATH.as_bytes());
+        let join = |dir: &[u8]| {
+            let dir = if dir.is_empty() { b".".as_slice() } else { dir };
+            sys::cstr([dir, b"/", bytes].concat()).ok()
+        };
+        path.split(|b| *b == b':').filter_map(join).collect()
+    }
+
+    /// Tells the shim and ends the process, with the exit status a shell would give.
+    fn fail(&self, step: i32, errno: i32) -> ! {
+        let mut message = [0; 8];
+        message[..4].copy_from_slice(&step.to_ne_bytes());
+        message[4..].copy_from_slice(&errno.to_ne_bytes());
+        let status = if errno == libc::ENOENT { 127 } else { 126 };
+        // SAFETY: the descriptor is the pipe's write end, which is open until
+        // execve; without it the exit status still tells. _exit runs nothing.
+        unsafe {
+            libc::write(self.errors, message.as_ptr().cast(), message.len());
+            libc::_exit(status)
+        }
+    }
+}
+
+/// Reads the other end's message, if there is one: step and errno.
+pub(crate) fn decode_failure(bytes: &[u8]) -> Option<(i32, i32)> {
+    let step = i32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
+    let errno = i32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?);
+    Some((step, errno))
+}

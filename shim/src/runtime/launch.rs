@@ -1,0 +1,393 @@
+//! What a worker does: prepares, calls libcontainer, reports.
+
+use super::cgroup::{Group, Host};
+use super::executor::{MountWork, Run, decode_failure};
+use super::mounts::{self, CgroupView};
+use super::seccomp::{self, Filter};
+use super::types::{Error, RootfsMount};
+use super::worker::Answer;
+use super::{faults, spec, sys, users};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Name of the directory in the bundle that holds libcontainer's files and ours.
+pub(crate) const STATE_DIR: &str = ".libcontainer";
+
+/// What is common to the work of creating a container and of executing in one.
+pub(crate) struct Work<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) group: &'a Group,
+    pub(crate) id: &'a str,
+    pub(crate) bundle: &'a Path,
+    /// Where compiled seccomp filters are kept.
+    pub(crate) cache: &'a Path,
+    /// The three streams; a terminal when there are none.
+    pub(crate) streams: Option<[OwnedFd; 3]>,
+    /// Write end of the error pipe.
+    pub(crate) errors: OwnedFd,
+    /// Whether the worker was born in the unified cgroup.
+    pub(crate) born: bool,
+    /// Keep the session keyring.
+    pub(crate) keyring: bool,
+}
+
+type Outcome = Result<(Answer, Option<OwnedFd>), Error>;
+
+impl Work<'_> {
+    fn state(&self) -> PathBuf {
+        self.bundle.join(STATE_DIR)
+    }
+
+    /// Creates the container.
+    pub(crate) fn create(self, mut spec: Spec, rootfs: &[RootfsMount], no_pivot: bool) -> Outcome {
+        self.host.join(self.group, self.born)?;
+        let view = CgroupView::take(&spec, self.host, self.group)?;
+        let shared = propagates(&spec);
+        mounts::private_tree(self.host, self.bundle, shared)?;
+        let root = self.root_path(&spec)?;
+        mounts::mount_root(&root, rootfs)?;
+        let handle = mounts::root_handle(&root)?;
+        mounts::check_root(handle.as_fd())?;
+        let mut process = spec.process().clone().unwrap_or_default();
+        users::resolve(&mut process, handle.as_fd())?;
+        self.keyring();
+        oom_score(&process);
+        let cwd = make_cwd(&spec, handle.as_fd(), process.cwd());
+        let env = process.env().clone().unwrap_or_default();
+        process.set_terminal(Some(self.streams.is_none()));
+        spec.set_process(Some(process));
+        join_foreign(&mut spec)?;
+        let work = mounts::prepare(&mut spec, view, handle.as_fd(), &self.state().join("stage"))?;
+        drop(handle);
+        let filter = self.filter(&spec)?;
+        let loopback = has_new_network(&spec);
+        let adapted = spec::for_libcontainer(spec, &root)?;
+        self.show_config(&adapted.config)?;
+        cwd?;
+        let args = adapted.process.args().clone().unwrap_or_default();
+        let (run, console) = self.executor(&args, &env, filter, work, &adapted.process)?;
+        let (bundle, id) = (self.bundle.to_path_buf(), self.id.to_owned());
+        let builder = self.builder(run, console.as_ref())?;
+        let built = faults::explained(|| {
+            builder
+                .as_init(bundle)
+                .with_systemd(false)
+                .with_detach(true)
+                .with_no_pivot(no_pivot)
+                .as_sibling(true)
+                .build()
+        });
+        let container = built.map_err(|text| Error::Failed(format!("create container {id}: {text}")))?;
+        let pid = container.pid().map_or(0, |p| p.as_raw());
+        if loopback {
+            loopback_up(pid)?;
+        }
+        answer(pid, console)
+    }
+
+    /// Executes a process in the container whose init has the pid `init`.
+    pub(crate) fn exec(self, mut process: Process, init: i32) -> Outcome {
+        let spec = spec::load(self.bundle)?;
+        inherit(&mut process, &spec);
+        spec::check_process(&process)?;
+        self.host.join(self.group, self.born)?;
+        let root_path = PathBuf::from(format!("/proc/{init}/root"));
+        let root = mounts::root_handle(&root_path)?;
+        users::resolve(&mut process, root.as_fd())?;
+        reachable_cwd(root.as_fd(), process.cwd())?;
+        drop(root);
+        self.keyring();
+        oom_score(&process);
+        process.set_terminal(Some(self.streams.is_none()));
+        let filter = self.filter(&spec)?;
+        mounts::private_tree(self.host, self.bundle, false)?;
+        let args = process.args().clone().unwrap_or_default();
+        let env = process.env().clone().unwrap_or_default();
+        let user_namespace = spec::has_userns(&spec);
+        let adapted = spec::for_libcontainer(spec.clone(), &self.root_path(&spec)?)?;
+        self.show_config(&adapted.config)?;
+        let admin = filter.is_some() && process.no_new_privileges() != Some(true);
+        let executed = process.clone();
+        spec::adapt_process(&mut process, admin);
+        let file = self.process_file(&process)?;
+        let (run, console) = self.executor(&args, &env, filter, Vec::new(), &executed)?;
+        let id = self.id.to_owned();
+        if user_namespace {
+            // libcontainer joins every namespace of the container but this one.
+            join_user_namespace(init)?;
+        }
+        let builder = self.builder(run, console.as_ref())?;
+        let built = faults::explained(|| {
+            builder.as_tenant().with_detach(true).as_sibling(true).with_process(Some(&file)).build()
+        });
+        // It has been read; nothing else is to be known from it.
+        let _ = std::fs::remove_file(&file);
+        let pid = built.map_err(|text| Error::Failed(format!("execute in container {id}: {text}")))?;
+        answer(pid.as_raw(), console)
+    }
+
+    fn root_path(&self, spec: &Spec) -> Result<PathBuf, Error> {
+        let given = spec.root().as_ref().map_or(Path::new("rootfs"), |r| r.path());
+        let path = self.bundle.join(given);
+        path.canonicalize().map_err(|e| Error::io(format!("find the root filesystem {}", path.display()), e))
+    }
+
+    fn filter(&self, spec: &Spec) -> Result<Option<Filter>, Error> {
+        let section = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+        section.map(|s| seccomp::filter(s, self.cache)).transpose()
+    }
+
+    /// libcontainer reads the bundle's config.json: in this mount namespace it is the adapted one.
+    fn show_config(&self, config: &[u8]) -> Result<(), Error> {
+        let path = self.state().join("config.json");
+        std::fs::write(&path, config).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+        let (from, over) = (path.to_string_lossy(), self.bundle.join("config.json"));
+        sys::mount(&from, &over, "", libc::MS_BIND, "")
+            .map_err(|e| Error::io(format!("cover {} with the adapted one", over.display()), e))
+    }
+
+    fn process_file(&self, process: &Process) -> Result<PathBuf, Error> {
+        let path = self.state().join(format!("process-{}.json", std::process::id()));
+        let json = serde_json::to_vec(process).map_err(|e| Error::Failed(format!("write the process: {e}")))?;
+        std::fs::write(&path, json).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+        Ok(path)
+    }
+
+    fn executor(
+        &self,
+        args: &[String],
+        env: &[String],
+        filter: Option<Filter>,
+        work: Vec<MountWork>,
+        process: &Process,
+    ) -> Result<(Run, Option<Console>), Error> {
+        let run = Run::new(args, env, filter, work, self.errors.as_fd())
+            .map_err(|e| Error::Invalid(format!("process.args or process.env: {e}")))?;
+        let console = match self.streams {
+            Some(_) => None,
+            None => Some(Console::listen(&self.state(), process).map_err(|e| Error::io("make the console socket", e))?),
+        };
+        Ok((run, console))
+    }
+
+    fn builder(self, run: Run, console: Option<&Console>) -> Result<ContainerBuilder, Error> {
+        let failed = |e: LibcontainerError| Error::Invalid(format!("container {}: {e}", self.id));
+        let id = self.id.to_owned();
+        let builder = ContainerBuilder::new(id, SyscallType::default())
+            .with_root_path(self.bundle.join(STATE_DIR))
+            .map_err(failed)?
+            .validate_id()
+            .map_err(failed)?
+            .with_executor(run);
+        // The descriptor stays open in the children: it closes when they execute.
+        std::mem::forget(self.errors);
+        Ok(match (self.streams, console) {
+            (Some([stdin, stdout, stderr]), _) => {
+                builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
+            }
+            (None, Some(console)) => builder.with_console_socket(Some(&console.path)),
+            (None, None) => builder,
+        })
+    }
+
+    /// A session keyring of the container's own, so that it does not see the runtime's keys.
+    fn keyring(&self) {
+        const JOIN_SESSION_KEYRING: libc::c_int = 1;
+        if self.keyring {
+            return;
+        }
+        let Ok(name) = sys::cstr(format!("_ses.{}", self.id)) else { return };
+        // SAFETY: the name ends with NUL.
+        if unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) } < 0 {
+            tracing::warn!("container {}: no session keyring: {}", self.id, io::Error::last_os_error());
+        }
+    }
+}
+
+/// Whether mounts of the container are to reach the host.
+fn propagates(spec: &Spec) -> bool {
+    let name = spec.linux().as_ref().and_then(|l| l.rootfs_propagation().as_deref());
+    matches!(name, Some("shared" | "rshared"))
+}
+
+fn has_new_network(spec: &Spec) -> bool {
+    spec::namespaces(spec).iter().any(|n| n.typ() == LinuxNamespaceType::Network && n.path().is_none())
+}
+
+/// An exec'd process gets what its container has where it says nothing itself.
+fn inherit(process: &mut Process, spec: &Spec) {
+    let Some(own) = spec.process() else { return };
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(|r| r.is_empty()) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.apparmor_profile().as_ref().is_none_or(|p| p.is_empty()) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.no_new_privileges().is_none() {
+        process.set_no_new_privileges(own.no_new_privileges());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(own.oom_score_adj());
+    }
+}
+
+/// Sets the score for this process, from which the container inherits it.
+/// Lowering needs CAP_SYS_RESOURCE; without it the container runs all the same.
+fn oom_score(process: &Process) {
+    let Some(score) = process.oom_score_adj() else { return };
+    if let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!("process.oomScoreAdj {score} is not set: {e}");
+    }
+}
+
+/// Makes a missing working directory where the container will have it: in a
+/// bind's source when it lies below one, else in the root filesystem.
+fn make_cwd(spec: &Spec, root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
+    let what = |e| Error::io(format!("make the working directory {}", cwd.display()), e);
+    let below = |m: &&oci_spec::runtime::Mount| cwd.starts_with(m.destination()) && m.destination() != Path::new("/");
+    let mounts = spec.mounts().iter().flatten();
+    let Some(m) = mounts.filter(below).max_by_key(|m| m.destination().components().count()) else {
+        return sys::mkdir_all_in(root, cwd).map(drop).map_err(what);
+    };
+    let bind = m.options().iter().flatten().any(|o| o == "bind" || o == "rbind") || m.typ().as_deref() == Some("bind");
+    let rest = cwd.strip_prefix(m.destination()).unwrap_or(Path::new(""));
+    if !bind || rest.as_os_str().is_empty() {
+        // A filesystem that does not exist yet: libcontainer names what is missing.
+        return Ok(());
+    }
+    let source = mounts::root_handle(m.source().as_deref().unwrap_or(Path::new("/")))?;
+    match sys::mkdir_all_in(source.as_fd(), rest) {
+        // A read-only source: entering it says what is wrong, if anything is.
+        Err(e) if e.raw_os_error() == Some(libc::EROFS) => Ok(()),
+        r => r.map(drop).map_err(what),
+    }
+}
+
+fn reachable_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let opened = sys::cpath(cwd).and_then(|c| sys::openat2(root, &c, flags, 0, sys::IN_ROOT));
+    opened.map(drop).map_err(|e| Error::Exec {
+        errno: e.raw_os_error().unwrap_or(libc::EINVAL),
+        message: format!("chdir to cwd ({:?}) failed: {}", cwd.display().to_string(), plain(&e)),
+    })
+}
+
+/// With a user namespace of the container's own, namespaces that belong to the
+/// host can only be joined before it is entered: libcontainer does it after.
+fn join_foreign(spec: &mut Spec) -> Result<(), Error> {
+    let own_users = spec::namespaces(spec).iter().any(|n| n.typ() == LinuxNamespaceType::User && n.path().is_none());
+    if !own_users {
+        return Ok(());
+    }
+    let kinds = [
+        (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
+        (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
+    ];
+    let Some(all) = spec.linux_mut().as_mut().and_then(|l| l.namespaces_mut().as_mut()) else { return Ok(()) };
+    for (kind, flag) in kinds {
+        let Some(path) = all.iter().find(|n| n.typ() == kind).and_then(|n| n.path().clone()) else { continue };
+        std::fs::File::open(&path)
+            .and_then(|f| sys::setns(f.as_fd(), flag))
+            .map_err(|e| Error::io(format!("join the {kind} namespace {}", path.display()), e))?;
+        all.retain(|n| n.typ() != kind);
+    }
+    Ok(())
+}
+
+fn join_user_namespace(init: i32) -> Result<(), Error> {
+    let path = format!("/proc/{init}/ns/user");
+    std::fs::File::open(&path)
+        .and_then(|f| sys::setns(f.as_fd(), libc::CLONE_NEWUSER))
+        .map_err(|e| Error::io(format!("join the user namespace {path}"), e))
+}
+
+/// Brings `lo` up in the new network namespace of the process.
+fn loopback_up(pid: i32) -> Result<(), Error> {
+    let what = |e| Error::io("bring the loopback device up", e);
+    let ns = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(what)?;
+    sys::setns(ns.as_fd(), libc::CLONE_NEWNET).map_err(what)?;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(what)?;
+    // SAFETY: ifreq is plain data, all zeroes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    use std::os::fd::AsRawFd;
+    // SAFETY: `request` is a live ifreq that names a device and its flags.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } < 0 {
+        return Err(what(io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+fn answer(pid: i32, console: Option<Console>) -> Outcome {
+    let master = console.map(Console::master).transpose().map_err(|e| Error::io("receive the terminal", e))?;
+    Ok((Answer { pid, start_time: sys::start_time(pid).unwrap_or(0) }, master))
+}
+
+/// The socket on which libcontainer hands over the terminal's master side.
+struct Console {
+    path: PathBuf,
+    listener: UnixListener,
+    size: Option<(u16, u16)>,
+}
+
+impl Console {
+    fn listen(state: &Path, process: &Process) -> io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        let name = format!("console-{}.sock", std::process::id());
+        let dir = std::fs::File::open(state)?;
+        // A socket's path is limited to 108 bytes, a bundle's is not.
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
+        let cut = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+        let size = process.console_size().as_ref().map(|b| (cut(b.height()), cut(b.width())));
+        Ok(Self { path: state.join(name), listener, size })
+    }
+
+    fn master(self) -> io::Result<OwnedFd> {
+        use std::os::fd::AsRawFd;
+        let _ = std::fs::remove_file(&self.path);
+        let (stream, _) = self.listener.accept()?;
+        let (_, fd) = sys::receive(stream.as_fd(), &mut [0; 4096])?;
+        let master = fd.ok_or_else(|| io::Error::other("no descriptor came with the message"))?;
+        if let Some((rows, columns)) = self.size.filter(|s| s.0 > 0 && s.1 > 0) {
+            let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            // SAFETY: `size` is a live winsize; a size that is refused stays as it was.
+            unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        }
+        Ok(master)
+    }
+}
+
+/// The system's text for an error, without its number, as tools print it.
+pub(crate) fn plain(e: &io::Error) -> String {
+    let text = e.to_string();
+    let short = text.find(" (os error").map_or(text.as_str(), |i| &text[..i]);
+    let mut chars = short.chars();
+    chars.next().map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
+}
+
+/// What a message of the error pipe means, as an error for the user.
+pub(crate) fn failure(program: &str, message: &[u8]) -> Option<Error> {
+    let (step, errno) = decode_failure(message)?;
+    if step != super::executor::STEP_EXECVE {
+        let e = io::Error::from_raw_os_error(errno);
+        return Some(Error::Failed(format!("load the seccomp filter: {}", plain(&e))));
+    }
+    let text = plain(&io::Error::from_raw_os_error(errno));
+    let message = match errno {
+        libc::ENOENT if !program.contains('/') => format!("exec: {program:?}: executable file not found in $PATH"),
+        libc::ENOENT => format!("exec: {program:?}: stat {program}: {text}"),
+        _ => format!("exec: {program:?}: {text}"),
+    };
+    Some(Error::Exec { errno, message })
+}

@@ -1,0 +1,420 @@
+//! The container runtime half of the shim.
+//!
+//! [`Runtime`] is opened once, before any thread exists. Each operation that
+//! needs libcontainer runs in a throw-away worker process forked from the
+//! shim, so that its side effects die with the worker. All processes made here
+//! (worker, intermediate, init, exec'd processes) are direct children of the
+//! shim: it reaps them with `waitpid(-1)`.
+//!
+//! **Architecture invariant:** the shim has one thread. The worker goes on
+//! running Rust code after fork, which is sound only so.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `spec` | looks through config.json, refuses by name, adapts it for libcontainer |
+//! | `worker` | forks the throw-away process and carries its answer back |
+//! | `launch` | what the worker does: create and exec |
+//! | `executor` | what runs last in the container's process: seccomp, execve |
+//! | `mounts` | root filesystem, idmapped mounts, copy-up, propagation, the view of cgroups |
+//! | `cgroup` | v1, hybrid and v2: limits, devices, freezing, killing, readings |
+//! | `record` | `shim.json`, from which a dead shim's container is torn down |
+
+pub mod cgroup;
+mod executor;
+mod faults;
+mod hooks;
+mod launch;
+mod mounts;
+mod record;
+pub mod seal;
+mod seccomp;
+mod spec;
+mod sys;
+mod types;
+mod userns;
+mod users;
+mod worker;
+
+pub use cgroup::oom::OomEvents;
+pub use cgroup::stats::Metrics;
+pub use types::{Cleaned, ContainerState, CreateSpec, Created, Error, ExecSpec, Options, RootfsMount, Stdio};
+
+use cgroup::{Group, Host};
+use hooks::When;
+use launch::{STATE_DIR, Work};
+use oci_spec::runtime::{LinuxResources, Process};
+use record::Record;
+use spec::Plan;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::Interest;
+use types::Inner;
+use worker::{Answer, Job};
+
+/// How long a worker may take. Hooks run in it, and they may take their time.
+const CREATE_LIMIT: Duration = Duration::from_secs(120);
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take until a started program is executed.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Host facts and cgroup handles, opened once.
+#[derive(Debug)]
+pub struct Runtime {
+    host: Host,
+    seccomp_cache: PathBuf,
+}
+
+impl Runtime {
+    /// Opens the cgroup hierarchies. Compiled seccomp filters are kept in
+    /// `$GANTRY_SECCOMP_CACHE`, or in `/run/gantry/seccomp`.
+    ///
+    /// # Errors
+    /// When no cgroup hierarchy is mounted.
+    pub fn open() -> Result<Self, Error> {
+        let cache = std::env::var_os("GANTRY_SECCOMP_CACHE").unwrap_or_else(|| "/run/gantry/seccomp".into());
+        Ok(Self { host: Host::open()?, seccomp_cache: cache.into() })
+    }
+
+    /// Creates the container; its init waits for [`Runtime::start`].
+    ///
+    /// # Errors
+    /// A spec that can't be honoured is refused before anything is changed;
+    /// whatever fails later is undone.
+    pub async fn create(&self, spec: CreateSpec) -> Result<Created, Error> {
+        let CreateSpec { id, bundle, rootfs, stdio, options } = spec;
+        let state = bundle.join(STATE_DIR);
+        if state.exists() {
+            return Err(Error::State(format!("container {id} exists already in {}", bundle.display())));
+        }
+        let plan = Plan::read(&bundle, &id, &options, &self.host)?;
+        let group = plan.group.clone();
+        let poststop = !hooks::of(&plan.spec, When::Poststop).is_empty();
+        let mut record = Record { id: id.clone(), cgroup: group.path().to_owned(), poststop, ..Record::default() };
+        record.write(&bundle)?;
+        let made = self.host.create(&group);
+        if let Err(e) = made {
+            if !matches!(e, Error::State(_)) {
+                self.host.remove(&group);
+            }
+            Record::remove(&bundle);
+            return Err(e);
+        }
+        match self.create_in(&group, &mut record, &bundle, plan, &rootfs, stdio, &options).await {
+            Ok(created) => Ok(created),
+            Err(e) => {
+                self.undo(&group, &bundle).await;
+                Err(e)
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
+    async fn create_in(
+        &self,
+        group: &Group,
+        record: &mut Record,
+        bundle: &Path,
+        plan: Plan,
+        rootfs: &[RootfsMount],
+        stdio: Stdio,
+        options: &Options,
+    ) -> Result<Created, Error> {
+        let state = bundle.join(STATE_DIR);
+        std::fs::create_dir_all(&state).map_err(|e| Error::io(format!("make {}", state.display()), e))?;
+        std::fs::create_dir_all(bundle.join("rootfs")).map_err(|e| Error::io("make the bundle's rootfs", e))?;
+        self.host.restrict_devices(group, &plan.devices)?;
+        let shares_pids = !plan.namespaces().iter().any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid);
+        let args = plan.spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|a| a.first());
+        let program = args.cloned().unwrap_or_default();
+        let poststart = hooks::of(&plan.spec, When::Poststart);
+        let spec_for_hooks = (!poststart.is_empty()).then(|| plan.spec.clone());
+        let (answer, console, errors) = self
+            .work("create the container", &record.id, group, bundle, stdio, options, CREATE_LIMIT, |w| {
+                w.create(plan.spec, rootfs, options.no_pivot_root)
+            })
+            .await?;
+        // The worker and libcontainer's helpers are gone: now the limits are the container's alone.
+        self.host.apply(group, &plan.limits)?;
+        record.pid = answer.pid;
+        record.start_time = answer.start_time;
+        record.write(bundle)?;
+        let inner = Inner {
+            group: group.clone(),
+            start_time: answer.start_time,
+            program,
+            poststart: spec_for_hooks.map(|spec| (poststart, spec)),
+            shares_pids,
+            errors: Mutex::new(Some(errors)),
+        };
+        let state = ContainerState {
+            id: record.id.clone(),
+            bundle: bundle.to_path_buf(),
+            pid: answer.pid,
+            inner: Arc::new(inner),
+        };
+        // The parts of the spec that were looked at are garbage now: give the pages back.
+        trim();
+        Ok(Created { pid: answer.pid, pidfd: sys::pidfd_open(answer.pid).ok(), console, state })
+    }
+
+    /// Runs a worker with what creating and executing have in common.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
+    async fn work<F>(
+        &self,
+        what: &str,
+        id: &str,
+        group: &Group,
+        bundle: &Path,
+        stdio: Stdio,
+        options: &Options,
+        limit: Duration,
+        f: F,
+    ) -> Result<(Answer, Option<OwnedFd>, OwnedFd), Error>
+    where
+        F: FnOnce(Work<'_>) -> Result<(Answer, Option<OwnedFd>), Error>,
+    {
+        let streams = streams(stdio)?;
+        let (reader, writer) = sys::pipe().map_err(|e| Error::io("make the error pipe", e))?;
+        let born = self.host.unified().and_then(|h| h.open(group).ok());
+        let mut keep: Vec<RawFd> = self.host.descriptors().collect();
+        keep.extend(streams.iter().flatten().map(AsRawFd::as_raw_fd));
+        keep.push(writer.as_raw_fd());
+        let job = Job { what, keep, cgroup: born.as_ref().map(AsFd::as_fd), limit };
+        let work = Work {
+            host: &self.host,
+            group,
+            id,
+            bundle,
+            cache: &self.seccomp_cache,
+            streams,
+            errors: writer,
+            born: born.is_some(),
+            keyring: options.no_new_keyring,
+        };
+        let (answer, console) = worker::run(job, move || f(work)).await?;
+        Ok((answer, console, reader))
+    }
+
+    /// Lets the created init run.
+    ///
+    /// # Errors
+    /// [`Error::Exec`] when the executable is missing or can't be executed; the
+    /// process has ended then, with the status of [`Error::exit_code`].
+    pub async fn start(&self, c: &ContainerState) -> Result<(), Error> {
+        // A poisoned lock holds what it held: nothing in it can be half-changed.
+        let errors = c.inner.errors.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let errors = errors.ok_or_else(|| Error::State(format!("container {} was started already", c.id)))?;
+        let state = c.bundle.join(STATE_DIR).join(&c.id);
+        let dir = std::fs::File::open(&state).map_err(|e| Error::io(format!("open {}", state.display()), e))?;
+        // A socket's path is limited to 108 bytes, a bundle's is not.
+        std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd()))
+            .map_err(|e| Error::io(format!("tell container {} to start", c.id), e))?;
+        outcome(errors, &c.inner.program, START_LIMIT).await?;
+        mark_running(&state)?;
+        if let Some((list, spec)) = &c.inner.poststart {
+            let job = Job { what: "run the poststart hooks", keep: Vec::new(), cgroup: None, limit: CREATE_LIMIT };
+            let ran = worker::run(job, || {
+                hooks::run(list, spec, &c.id, &c.bundle, c.pid, When::Poststart)?;
+                Ok((Answer::default(), None))
+            });
+            if let Err(e) = ran.await {
+                tracing::warn!("container {}: {e}", c.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a further process in the container: it runs when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Exec`] as with [`Runtime::start`]; [`Error::State`] while the
+    /// container is paused.
+    pub async fn exec(&self, c: &ContainerState, p: ExecSpec) -> Result<Created, Error> {
+        let process: Process = serde_json::from_slice(&p.process)
+            .map_err(|e| Error::Invalid(format!("process of {}: not a valid OCI process: {e}", p.exec_id)))?;
+        if self.host.is_frozen(&c.inner.group) {
+            return Err(Error::State(format!("container {} is paused; resume it first", c.id)));
+        }
+        let program = process.args().iter().flatten().next().cloned().unwrap_or_default();
+        let init = c.pid;
+        let options = Options::default();
+        let (answer, console, errors) = self
+            .work("execute the process", &c.id, &c.inner.group, &c.bundle, p.stdio, &options, EXEC_LIMIT, |w| {
+                w.exec(process, init)
+            })
+            .await?;
+        outcome(errors, &program, START_LIMIT).await?;
+        let pidfd = sys::pidfd_open(answer.pid).ok();
+        Ok(Created { pid: answer.pid, pidfd, console, state: c.clone() })
+    }
+
+    /// Freezes every process of the container.
+    pub async fn pause(&self, c: &ContainerState) -> Result<(), Error> {
+        self.host.freeze(&c.inner.group).await
+    }
+
+    /// Thaws the container.
+    pub async fn resume(&self, c: &ContainerState) -> Result<(), Error> {
+        self.host.thaw(&c.inner.group)
+    }
+
+    /// Whether the container is frozen.
+    pub fn is_paused(&self, c: &ContainerState) -> bool {
+        self.host.is_frozen(&c.inner.group)
+    }
+
+    /// Host pids of every process in the container's cgroup.
+    pub fn pids(&self, c: &ContainerState) -> Result<Vec<i32>, Error> {
+        self.host.pids(&c.inner.group)
+    }
+
+    /// Sends `signal` to every process of the container.
+    pub async fn kill_all(&self, c: &ContainerState, signal: i32) -> Result<(), Error> {
+        self.host.signal_all(&c.inner.group, signal)
+    }
+
+    /// Applies limits to the living container. Device rules are never touched.
+    pub fn update(&self, c: &ContainerState, resources: &LinuxResources) -> Result<(), Error> {
+        let steps = cgroup::limits::plan(&self.host, resources)?;
+        self.host.apply(&c.inner.group, &steps)
+    }
+
+    /// What the container has used so far.
+    pub fn stats(&self, c: &ContainerState) -> Result<Metrics, Error> {
+        self.host.stats(&c.inner.group)
+    }
+
+    /// Opens the stream of out-of-memory kills.
+    pub fn oom_events(&self, c: &ContainerState) -> Result<OomEvents, Error> {
+        self.host.oom_events(&c.inner.group)
+    }
+
+    /// Removes what is left of a container whose init has exited: processes
+    /// that outlived it, cgroups, state; then runs the poststop hooks. Idempotent.
+    pub async fn delete(&self, c: ContainerState) -> Result<(), Error> {
+        let record = Record::read(&c.bundle)?;
+        if record.as_ref().is_some_and(Record::alive) {
+            return Err(Error::State(format!("container {} still runs; stop it first", c.id)));
+        }
+        let group = &c.inner.group;
+        if !self.host.remove(group) {
+            self.host.signal_all(group, libc::SIGKILL)?;
+            self.host.remove_patiently(group).await?;
+        }
+        remove_state(&c.bundle)?;
+        if record.is_some_and(|r| r.poststop) {
+            let job = Job { what: "run the poststop hooks", keep: Vec::new(), cgroup: None, limit: CREATE_LIMIT };
+            let ran = worker::run(job, || poststop(&c.bundle, &c.id).map(|()| (Answer::default(), None)));
+            if let Err(e) = ran.await {
+                tracing::warn!("container {}: {e}", c.id);
+            }
+        }
+        Record::remove(&c.bundle);
+        Ok(())
+    }
+
+    /// Undoes a create that failed half-way.
+    async fn undo(&self, group: &Group, bundle: &Path) {
+        let undone = async {
+            self.host.signal_all(group, libc::SIGKILL)?;
+            self.host.remove_patiently(group).await
+        };
+        if let Err(e) = undone.await {
+            // The record stays, so that the next cleanup finds what is left.
+            tracing::warn!("undo a failed create: {e}");
+            return;
+        }
+        if let Err(e) = remove_state(bundle) {
+            tracing::warn!("undo a failed create: {e}");
+            return;
+        }
+        Record::remove(bundle);
+    }
+
+    /// Tear-down that knows only the bundle: kills what is left, removes
+    /// cgroups and state, runs the poststop hooks. For a process of its own,
+    /// after the shim was killed. Idempotent.
+    pub fn cleanup(bundle: &Path, id: &str) -> Result<Cleaned, Error> {
+        let Some(record) = Record::read(bundle)? else {
+            remove_state(bundle)?;
+            return Ok(Cleaned { pid: 0, exit_status: 137 });
+        };
+        let host = Host::open()?;
+        if record.alive() {
+            // SAFETY: takes integers; the pid is init's, by its start time.
+            unsafe { libc::kill(record.pid, libc::SIGKILL) };
+        }
+        if let Ok(group) = Group::new(Path::new(&record.cgroup)) {
+            host.signal_all(&group, libc::SIGKILL)?;
+            host.remove_blocking(&group)?;
+        }
+        remove_state(bundle)?;
+        if record.poststop
+            && let Err(e) = poststop(bundle, id)
+        {
+            tracing::warn!("container {id}: {e}");
+        }
+        Record::remove(bundle);
+        Ok(Cleaned { pid: u32::try_from(record.pid).unwrap_or(0), exit_status: 137 })
+    }
+}
+
+fn poststop(bundle: &Path, id: &str) -> Result<(), Error> {
+    let spec = spec::load(bundle)?;
+    hooks::run(&hooks::of(&spec, When::Poststop), &spec, id, bundle, 0, When::Poststop)
+}
+
+fn remove_state(bundle: &Path) -> Result<(), Error> {
+    let state = bundle.join(STATE_DIR);
+    match std::fs::remove_dir_all(&state) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", state.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Three open streams, `/dev/null` for those left out; nothing for a terminal.
+fn streams(stdio: Stdio) -> Result<Option<[OwnedFd; 3]>, Error> {
+    let Stdio::Fds { stdin, stdout, stderr } = stdio else { return Ok(None) };
+    let null = || {
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        opened.map(OwnedFd::from).map_err(|e| Error::io("open /dev/null", e))
+    };
+    let or_null = |fd: Option<OwnedFd>| fd.map_or_else(null, Ok);
+    Ok(Some([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]))
+}
+
+/// Waits until the error pipe closes, which execve does, or tells why there was none.
+async fn outcome(errors: OwnedFd, program: &str, limit: Duration) -> Result<(), Error> {
+    let what = |e| Error::io("read the error pipe", e);
+    let pipe = sys::readable(errors).map_err(what)?;
+    let mut buf = [0; 16];
+    let read = pipe.async_io(Interest::READABLE, |fd| sys::read(fd.as_fd(), &mut buf));
+    let n = match tokio::time::timeout(limit, read).await {
+        Ok(r) => r.map_err(what)?,
+        Err(_) => return Err(Error::Timeout(format!("{program:?} was not executed within {} s", limit.as_secs()))),
+    };
+    launch::failure(program, &buf[..n]).map_or(Ok(()), Err)
+}
+
+/// libcontainer lets processes into a container only when its state says that it runs.
+fn mark_running(state: &Path) -> Result<(), Error> {
+    let path = state.join("state.json");
+    let what = |e: std::io::Error| Error::io(format!("update {}", path.display()), e);
+    let text = std::fs::read(&path).map_err(what)?;
+    let mut value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| Error::Failed(format!("{} is unreadable: {e}", path.display())))?;
+    value["status"] = "running".into();
+    record::replace(&path, value.to_string().as_bytes()).map_err(what)
+}
+
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: returns free pages to the system, touches nothing in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

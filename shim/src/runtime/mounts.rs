@@ -1,0 +1,385 @@
+//! Mounts made by the worker, in a mount namespace of its own: the root
+//! filesystem, and what libcontainer can't mount by itself.
+
+use super::cgroup::{Group, Host, Kind};
+use super::executor::MountWork;
+use super::spec::is_cgroup;
+use super::sys;
+use super::types::{Error, RootfsMount};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Options that set how mounts are propagated.
+const PROPAGATIONS: [(&str, u64, bool); 8] = [
+    ("private", libc::MS_PRIVATE, false),
+    ("rprivate", libc::MS_PRIVATE, true),
+    ("slave", libc::MS_SLAVE, false),
+    ("rslave", libc::MS_SLAVE, true),
+    ("shared", libc::MS_SHARED, false),
+    ("rshared", libc::MS_SHARED, true),
+    ("unbindable", libc::MS_UNBINDABLE, false),
+    ("runbindable", libc::MS_UNBINDABLE, true),
+];
+
+/// Opens a directory as a handle to resolve paths under.
+pub(crate) fn root_handle(path: &Path) -> Result<OwnedFd, Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    opened.map(OwnedFd::from).map_err(|e| Error::io(format!("open the root filesystem {}", path.display()), e))
+}
+
+/// Moves the worker into a mount namespace of its own, in which libcontainer
+/// sees no cgroups. `shared`: the container's mounts are to reach the host, so
+/// only the places that change here are cut off from it.
+pub(crate) fn private_tree(host: &Host, bundle: &Path, shared: bool) -> Result<(), Error> {
+    sys::unshare(libc::CLONE_NEWNS).map_err(|e| Error::io("make a mount namespace", e))?;
+    let set = |at: &Path, flags: u64| {
+        sys::mount("", at, "", flags, "")
+            .map_err(|e| Error::io(format!("set the propagation of {}", at.display()), e))
+    };
+    if shared {
+        set(&mount_point(bundle)?, libc::MS_PRIVATE)?;
+        set(&mount_point(Path::new("/sys/fs/cgroup/.."))?, libc::MS_PRIVATE | libc::MS_REC)?;
+    } else {
+        set(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
+    }
+    let top = Path::new("/sys/fs/cgroup");
+    for h in host.hierarchies.iter().filter(|h| h.mount_point != top) {
+        // Below a tmpfs that is detached as a whole, they go with it.
+        let _ = sys::detach(&h.mount_point);
+    }
+    // Nothing may be mounted on it, or it is the last of the hierarchies.
+    let _ = sys::detach(top);
+    sys::mount("tmpfs", top, "tmpfs", libc::MS_RDONLY, "mode=755")
+        .map_err(|e| Error::io("hide /sys/fs/cgroup", e))
+}
+
+/// The mount point that a path lies on.
+fn mount_point(path: &Path) -> Result<PathBuf, Error> {
+    let what = |e| Error::io(format!("find the mount point of {}", path.display()), e);
+    let mut at = path.canonicalize().map_err(what)?;
+    let root_of = |p: &Path| -> io::Result<bool> {
+        let c = sys::cpath(p)?;
+        // SAFETY: statx is plain data, all zeroes is valid.
+        let mut s: libc::statx = unsafe { std::mem::zeroed() };
+        // SAFETY: the path ends with NUL and `s` is a live statx.
+        if unsafe { libc::statx(libc::AT_FDCWD, c.as_ptr(), 0, libc::STATX_TYPE, &mut s) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(s.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0)
+    };
+    while !root_of(&at).map_err(what)? && at.pop() {}
+    Ok(at)
+}
+
+/// Mounts the root filesystem on `<bundle>/rootfs`, seen by nobody but this container.
+pub(crate) fn mount_root(root: &Path, mounts: &[RootfsMount]) -> Result<(), Error> {
+    for m in mounts {
+        let target = m.target.trim_start_matches('/');
+        if target.split('/').any(|p| p == "..") {
+            return Err(Error::Invalid(format!("rootfs mount target {:?} leads upwards", m.target)));
+        }
+        let at = if target.is_empty() { root.to_path_buf() } else { root.join(target) };
+        let (flags, data) = mount_options(&m.options);
+        let bind = m.kind == "bind" || m.kind == "rbind" || flags & libc::MS_BIND != 0;
+        let what = |e| Error::io(format!("mount {} {:?} on {}", m.kind, m.source, at.display()), e);
+        if m.kind == "overlay" && data.len() >= 4096 {
+            long_overlay(&at, flags, &m.options).map_err(what)?;
+        } else if bind {
+            let recursive = if m.kind == "rbind" { libc::MS_REC } else { flags & libc::MS_REC };
+            sys::mount(&m.source, &at, "", libc::MS_BIND | recursive, "").map_err(what)?;
+            if flags & !(libc::MS_BIND | libc::MS_REC) != 0 {
+                sys::mount("", &at, "", flags | libc::MS_BIND | libc::MS_REMOUNT, "").map_err(what)?;
+            }
+        } else {
+            sys::mount(&m.source, &at, &m.kind, flags, &data).map_err(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// fstab's words as flags and data.
+fn mount_options(options: &[String]) -> (u64, String) {
+    let (mut flags, mut data) = (0, Vec::new());
+    for option in options {
+        match option.as_str() {
+            "ro" => flags |= libc::MS_RDONLY,
+            "nosuid" => flags |= libc::MS_NOSUID,
+            "nodev" => flags |= libc::MS_NODEV,
+            "noexec" => flags |= libc::MS_NOEXEC,
+            "noatime" => flags |= libc::MS_NOATIME,
+            "nodiratime" => flags |= libc::MS_NODIRATIME,
+            "relatime" => flags |= libc::MS_RELATIME,
+            "sync" => flags |= libc::MS_SYNCHRONOUS,
+            "bind" => flags |= libc::MS_BIND,
+            "rbind" => flags |= libc::MS_BIND | libc::MS_REC,
+            "rw" | "suid" | "dev" | "exec" | "defaults" | "" => {}
+            other => data.push(other),
+        }
+    }
+    (flags, data.join(","))
+}
+
+/// An overlay of more layers than fit into mount(2)'s page: one option a layer.
+fn long_overlay(at: &Path, flags: u64, options: &[String]) -> io::Result<()> {
+    let mut keys = vec![("source", "overlay")];
+    for option in options.iter().filter(|o| !matches!(o.as_str(), "ro" | "rw")) {
+        match option.split_once('=') {
+            Some(("lowerdir", layers)) => keys.extend(layers.split(':').map(|l| ("lowerdir+", l))),
+            Some(pair) => keys.push(pair),
+            None => keys.push((option, "")),
+        }
+    }
+    let attr = if flags & libc::MS_RDONLY != 0 { sys::ATTR_RDONLY } else { 0 };
+    let mount = sys::new_mount(c"overlay", &keys, attr)?;
+    sys::attach(mount.as_fd(), std::fs::File::open(at)?.as_fd())
+}
+
+/// Refuses a root filesystem whose /dev, /proc or /sys is a link: device nodes
+/// and mounts would land where it points.
+pub(crate) fn check_root(root: BorrowedFd<'_>) -> Result<(), Error> {
+    for name in [c"dev", c"proc", c"sys"] {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        if let Ok(fd) = sys::openat2(root, name, flags, 0, 0)
+            && std::fs::File::from(fd).metadata().is_ok_and(|m| m.file_type().is_symlink())
+        {
+            return Err(Error::Invalid(format!(
+                "/{} in the root filesystem is a symbolic link; it must be a directory",
+                name.to_string_lossy()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The container's view of its cgroups: clones of its own directories, taken
+/// before the worker leaves the host's mount namespace.
+pub(crate) struct CgroupView {
+    clones: Vec<(String, OwnedFd)>,
+}
+
+impl CgroupView {
+    /// Clones what a spec with a cgroup mount needs; nothing for one without.
+    pub(crate) fn take(spec: &Spec, host: &Host, group: &Group) -> Result<Self, Error> {
+        let mut clones = Vec::new();
+        if spec.mounts().iter().flatten().any(is_cgroup) {
+            let cwd = root_handle(Path::new("/"))?;
+            for h in host.hierarchies.iter().filter(|h| !host.is_v2() || h.kind == Kind::Unified) {
+                let path = h.mount_point.join(group.path());
+                let what = |e| Error::io(format!("clone the mount of {}", path.display()), e);
+                let c = sys::cpath(&path).map_err(what)?;
+                clones.push((h.name.clone(), sys::clone_mount(cwd.as_fd(), &c, false).map_err(what)?));
+            }
+        }
+        Ok(Self { clones })
+    }
+
+    /// What the executor has to do for the cgroup mount `m`.
+    fn work(self, m: &Mount) -> io::Result<MountWork> {
+        let read_only = m.options().iter().flatten().any(|o| o == "ro");
+        let hard = sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
+        let attributes = hard | if read_only { sys::ATTR_RDONLY } else { 0 };
+        let at = sys::cpath(m.destination())?;
+        let mut clones = self.clones;
+        if let [(name, _)] = clones.as_slice()
+            && name.is_empty()
+        {
+            let base = clones.remove(0).1;
+            return Ok(MountWork::Attach { at, base, below: Vec::new(), attributes });
+        }
+        let options = [("source", "tmpfs"), ("mode", "755"), ("size", "64k")];
+        let base = sys::new_mount(c"tmpfs", &options, 0)?;
+        let mut below = Vec::new();
+        for (name, clone) in clones {
+            let c = sys::cstr(&name)?;
+            sys::mkdirat(base.as_fd(), &c, 0o755)?;
+            // `cpu,cpuacct` is found under each of its names too.
+            for single in name.split(',').filter(|s| *s != name) {
+                let single = sys::cstr(single)?;
+                // SAFETY: both texts end with NUL and the descriptor is open.
+                unsafe {
+                    use std::os::fd::AsRawFd;
+                    libc::symlinkat(c.as_ptr(), base.as_fd().as_raw_fd(), single.as_ptr());
+                }
+            }
+            below.push((c, clone));
+        }
+        Ok(MountWork::Attach { at, base, below, attributes })
+    }
+}
+
+/// What has to be done about the spec's mounts outside libcontainer: some are
+/// made ready under `stage` and become plain binds in the spec, the rest is
+/// left to the executor.
+pub(crate) fn prepare(
+    spec: &mut Spec,
+    view: CgroupView,
+    root: BorrowedFd<'_>,
+    stage: &Path,
+) -> Result<Vec<MountWork>, Error> {
+    let linux = spec.linux().clone().unwrap_or_default();
+    let mut work = Vec::new();
+    let mut view = Some(view);
+    let mut stage = Stage { dir: stage, ready: false, count: 0 };
+    for m in spec.mounts_mut().iter_mut().flatten() {
+        let (from, to) = (source(m), m.destination().display().to_string());
+        let named = |e| Error::io(format!("prepare the mount {from} for {to}"), e);
+        if is_cgroup(m) {
+            if let Some(view) = view.take() {
+                work.push(view.work(m).map_err(named)?);
+            }
+            continue;
+        }
+        let options = m.options().clone().unwrap_or_default();
+        let bind = options.iter().any(|o| o == "bind" || o == "rbind") || m.typ().as_deref() == Some("bind");
+        if bind && !m.source().as_ref().is_some_and(|s| s.exists()) {
+            return Err(Error::NotFound(format!("mount {from} for {to}: there is no such file or directory")));
+        }
+        if bind && (wants_idmap(&options) || m.uid_mappings().is_some() || m.gid_mappings().is_some()) {
+            let at = stage.place(m).map_err(named)?;
+            id_mapped(m, &options, &linux, &at)?.map_err(named)?;
+            m.set_source(Some(at)).set_uid_mappings(None).set_gid_mappings(None);
+        } else if wants_idmap(&options) {
+            return Err(Error::Invalid(format!("mount {}: idmap is for bind mounts", m.destination().display())));
+        } else if options.iter().any(|o| o == "tmpcopyup") {
+            let at = stage.place_directory().map_err(named)?;
+            copied_up(m, &options, root, &at).map_err(named)?;
+            let rest = options.iter().filter(|o| matches!(o.as_str(), "ro" | "nosuid" | "nodev" | "noexec")).cloned();
+            let rest = rest.chain(["bind".to_owned()]).collect();
+            m.set_source(Some(at)).set_typ(Some("bind".into())).set_options(Some(rest));
+            continue;
+        }
+        let staged = |o: &String| !matches!(o.as_str(), "idmap" | "ridmap") && propagation(o).is_none();
+        let rest: Vec<String> = options.iter().filter(|o| staged(o)).cloned().collect();
+        let asked = options.iter().filter_map(|o| propagation(o)).next_back();
+        // A bind that says nothing gets and gives no mounts.
+        let wanted = asked.or(bind.then_some((libc::MS_PRIVATE, true)));
+        if let Some((kind, recursive)) = wanted.filter(|_| m.destination() != Path::new("/")) {
+            let at = sys::cpath(m.destination()).map_err(named)?;
+            work.push(MountWork::Propagation { at, kind, recursive });
+        }
+        m.set_options(Some(rest));
+    }
+    Ok(work)
+}
+
+fn source(m: &Mount) -> String {
+    m.source().as_ref().map_or_else(String::new, |s| s.display().to_string())
+}
+
+fn propagation(option: &str) -> Option<(u64, bool)> {
+    PROPAGATIONS.iter().find(|p| p.0 == option).map(|p| (p.1, p.2))
+}
+
+fn wants_idmap(options: &[String]) -> bool {
+    options.iter().any(|o| o == "idmap" || o == "ridmap")
+}
+
+/// A tmpfs with places for mounts that are made ready before libcontainer runs.
+struct Stage<'a> {
+    dir: &'a Path,
+    ready: bool,
+    count: usize,
+}
+
+impl Stage<'_> {
+    fn next(&mut self) -> io::Result<PathBuf> {
+        if !self.ready {
+            std::fs::create_dir_all(self.dir)?;
+            sys::mount("tmpfs", self.dir, "tmpfs", 0, "mode=755")?;
+            self.ready = true;
+        }
+        self.count += 1;
+        Ok(self.dir.join(self.count.to_string()))
+    }
+
+    fn place_directory(&mut self) -> io::Result<PathBuf> {
+        let at = self.next()?;
+        std::fs::create_dir(&at)?;
+        Ok(at)
+    }
+
+    /// A place of the same kind as the mount's source.
+    fn place(&mut self, m: &Mount) -> io::Result<PathBuf> {
+        if m.source().as_ref().is_some_and(|s| s.is_file()) {
+            let at = self.next()?;
+            std::fs::File::create(&at)?;
+            return Ok(at);
+        }
+        self.place_directory()
+    }
+}
+
+/// Clones a bind's source with its ids mapped, onto `at`.
+fn id_mapped(m: &Mount, options: &[String], linux: &Linux, at: &Path) -> Result<io::Result<()>, Error> {
+    let own = |mine: &Option<Vec<LinuxIdMapping>>, containers: &Option<Vec<LinuxIdMapping>>| {
+        mine.clone().or_else(|| containers.clone()).filter(|m| !m.is_empty())
+    };
+    let uids = own(m.uid_mappings(), linux.uid_mappings());
+    let gids = own(m.gid_mappings(), linux.gid_mappings());
+    let (Some(uids), Some(gids)) = (uids, gids) else {
+        return Err(Error::Invalid(format!(
+            "mount {}: idmap needs uidMappings and gidMappings, of the mount or of the container",
+            m.destination().display()
+        )));
+    };
+    let recursive = options.iter().any(|o| o == "ridmap");
+    let tree = options.iter().any(|o| o == "rbind");
+    let work = || {
+        let users = super::userns::with_mappings(&uids, &gids)?;
+        let cwd = std::fs::File::open("/")?;
+        let from = sys::cpath(m.source().as_deref().unwrap_or(Path::new("")))?;
+        let mount = sys::clone_mount(cwd.as_fd(), &from, tree)?;
+        let change = sys::MountChange { userns: Some(users.as_fd()), recursive, ..Default::default() };
+        sys::set_mount(mount.as_fd(), &change)?;
+        sys::attach(mount.as_fd(), std::fs::File::open(at)?.as_fd())
+    };
+    Ok(work())
+}
+
+/// A tmpfs on `at` that begins with what the root filesystem has at the mount's place.
+fn copied_up(m: &Mount, options: &[String], root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+    let data: Vec<&str> = options.iter().map(String::as_str).filter(|o| o.contains('=')).collect();
+    sys::mount("tmpfs", at, "tmpfs", 0, &data.join(","))?;
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    match sys::openat2(root, &sys::cpath(m.destination())?, flags, 0, sys::IN_ROOT) {
+        Ok(from) => {
+            use std::os::fd::AsRawFd;
+            copy_tree(Path::new(&format!("/proc/self/fd/{}/.", from.as_raw_fd())), at, 0)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Copies files, directories and links with owner and mode.
+fn copy_tree(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
+    if depth > 256 {
+        return Err(io::Error::other("directories nested too deeply to be copied"));
+    }
+    let own = |at: &Path, m: &std::fs::Metadata| std::os::unix::fs::lchown(at, Some(m.uid()), Some(m.gid()));
+    let top = std::fs::metadata(from)?;
+    own(to, &top)?;
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(top.mode() & 0o7777))?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let meta = entry.metadata()?;
+        if meta.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy_tree(&source, &target, depth + 1)?;
+        } else if meta.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&source)?, &target)?;
+            own(&target, &meta)?;
+        } else if meta.is_file() {
+            std::fs::copy(&source, &target)?;
+            own(&target, &meta)?;
+            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Users and groups as the container's own files name them.
+
+use super::sys;
+use super::types::Error;
+use oci_spec::runtime::Process;
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+/// Files in an image are input from outside: more than this of one is not read.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Reads a file under a root that nothing in it can leave; empty when it is not there.
+fn read(root: BorrowedFd<'_>, path: &str) -> String {
+    let open = || {
+        let fd = sys::openat2(root, &sys::cstr(path)?, libc::O_RDONLY | libc::O_NONBLOCK, 0, sys::IN_ROOT)?;
+        let file = std::fs::File::from(fd);
+        if !file.metadata()?.is_file() {
+            return Ok(Vec::new());
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE).read_to_end(&mut bytes)?;
+        std::io::Result::Ok(bytes)
+    };
+    String::from_utf8_lossy(&open().unwrap_or_default()).into_owned()
+}
+
+/// One line of /etc/passwd.
+struct Account {
+    name: String,
+    uid: u32,
+    gid: u32,
+    home: String,
+}
+
+fn accounts(text: &str) -> impl Iterator<Item = Account> + '_ {
+    text.lines().filter_map(|line| {
+        let f: Vec<&str> = line.split(':').collect();
+        let (name, uid, gid) = (f.first()?, f.get(2)?.parse().ok()?, f.get(3)?.parse().ok()?);
+        Some(Account { name: (*name).to_owned(), uid, gid, home: f.get(5).copied().unwrap_or("").to_owned() })
+    })
+}
+
+/// Lines of /etc/group: name, id, members.
+fn groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    text.lines().filter_map(|line| {
+        let mut f = line.split(':');
+        let (name, gid) = (f.next()?, f.nth(1)?.parse().ok()?);
+        Some((name, gid, f.next().unwrap_or("")))
+    })
+}
+
+/// Replaces a user given by name (`name`, `uid`, `name:group`, `uid:gid`, …) by
+/// numbers, and gives the process a HOME when it has none.
+pub(crate) fn resolve(process: &mut Process, root: BorrowedFd<'_>) -> Result<(), Error> {
+    let named = process.user().username().clone().filter(|n| !n.is_empty());
+    let has_home = process.env().iter().flatten().any(|e| e.starts_with("HOME="));
+    if named.is_none() && has_home {
+        return Ok(());
+    }
+    let passwd = read(root, "etc/passwd");
+    if let Some(named) = named {
+        by_name(process, &named, &passwd, root)?;
+    }
+    if !has_home {
+        let uid = process.user().uid();
+        let home = accounts(&passwd).find(|a| a.uid == uid).map(|a| a.home).filter(|h| !h.is_empty());
+        let mut env = process.env().clone().unwrap_or_default();
+        env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+        process.set_env(Some(env));
+    }
+    Ok(())
+}
+
+fn by_name(process: &mut Process, named: &str, passwd: &str, root: BorrowedFd<'_>) -> Result<(), Error> {
+    let (name, group) = match named.split_once(':') {
+        Some((name, group)) => (name, Some(group)),
+        None => (named, None),
+    };
+    let number = name.parse::<u32>().ok();
+    let account = accounts(passwd).find(|a| a.name == name || number == Some(a.uid));
+    let uid = match (&account, number) {
+        (Some(a), _) => a.uid,
+        (None, Some(uid)) => uid,
+        (None, None) if name.is_empty() => process.user().uid(),
+        (None, None) => {
+            return Err(Error::Invalid(format!("unable to find user {name}: no matching entries in passwd file")));
+        }
+    };
+    let text = read(root, "etc/group");
+    let gid = match group.filter(|g| !g.is_empty()) {
+        Some(group) => match groups(&text).find(|g| g.0 == group).map(|g| g.1).or_else(|| group.parse().ok()) {
+            Some(gid) => gid,
+            None => {
+                return Err(Error::Invalid(format!(
+                    "unable to find group {group}: no matching entries in group file"
+                )));
+            }
+        },
+        None => account.as_ref().map_or(process.user().gid(), |a| a.gid),
+    };
+    let mut more = process.user().additional_gids().clone().unwrap_or_default();
+    if let (Some(a), None) = (&account, group) {
+        let member = |m: &str| m.split(',').any(|m| m == a.name);
+        more.extend(groups(&text).filter(|g| member(g.2)).map(|g| g.1));
+    }
+    more.sort_unstable();
+    more.dedup();
+    let user = process.user_mut();
+    user.set_uid(uid).set_gid(gid).set_additional_gids(Some(more)).set_username(None);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn solve(user: &str) -> Result<(u32, u32, Vec<u32>, String), Error> {
+        let dir = std::env::temp_dir().join(format!("gantry-users-{}-{}", std::process::id(), user.replace(':', "_")));
+        let made = std::fs::create_dir_all(dir.join("etc"))
+            .and_then(|()| std::fs::write(dir.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/srv:/bin/sh\n"))
+            .and_then(|()| std::fs::write(dir.join("etc/group"), "root:x:0:\nweb:x:44:\nlogs:x:50:web,root\n"));
+        assert!(made.is_ok());
+        let root = std::fs::File::open(&dir).map_err(|e| Error::io("open", e))?;
+        let mut p = Process::default();
+        p.set_env(None);
+        p.user_mut().set_username(Some(user.into()));
+        let r = resolve(&mut p, root.as_fd());
+        let _ = std::fs::remove_dir_all(&dir);
+        r?;
+        let home = p.env().iter().flatten().find_map(|e| e.strip_prefix("HOME=")).unwrap_or("").to_owned();
+        let u = p.user();
+        Ok((u.uid(), u.gid(), u.additional_gids().clone().unwrap_or_default(), home))
+    }
+
+    #[test]
+    fn names_numbers_and_groups() {
+        assert_eq!(solve("web").ok(), Some((33, 44, vec![50], "/srv".into())));
+        assert_eq!(solve("33").ok(), Some((33, 44, vec![50], "/srv".into())));
+        assert_eq!(solve("web:logs").ok(), Some((33, 50, vec![], "/srv".into())));
+        assert_eq!(solve("1234:7").ok(), Some((1234, 7, vec![], "/".into())));
+        assert_eq!(solve("1234").ok(), Some((1234, 0, vec![], "/".into())));
+    }
+
+    #[test]
+    fn unknown_names_say_which_file_lacks_them() {
+        let text = |r: Result<_, Error>| r.err().map(|e| e.to_string()).unwrap_or_default();
+        assert_eq!(text(solve("nobody")), "unable to find user nobody: no matching entries in passwd file");
+        assert_eq!(text(solve("web:none")), "unable to find group none: no matching entries in group file");
+    }
+}

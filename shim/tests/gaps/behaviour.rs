@@ -1,0 +1,1 @@
+//! The gaps that are wrong behaviour.

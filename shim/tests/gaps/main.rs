@@ -1,0 +1,119 @@
+//! The container runtime against the kernel: every known gap of libcontainer,
+//! closed or refused by name, and the security of what is built around it.
+//!
+//! The runtime forks workers that go on running Rust code, so it needs a
+//! process with one thread: each case runs in a process of its own, this
+//! program again. It needs root.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test runner reports on its streams")]
+
+mod behaviour;
+mod bench;
+mod fixture;
+mod limits;
+mod security;
+
+use std::io::Read;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A named case.
+type Case = (&'static str, fn());
+
+/// Lists functions of a module as cases.
+macro_rules! cases {
+    ($($module:ident :: { $($name:ident),* $(,)? }),* $(,)?) => {
+        &[$($((stringify!($name), $module::$name as fn())),*),*]
+    };
+}
+
+const CASES: &[Case] = cases![
+    security::{
+        gap_01_exec_gets_seccomp, gap_02_cgroup_mount_is_read_only, gap_03_every_hierarchy_is_joined,
+        gap_04_own_binary_is_read_only, gap_05_missing_capabilities_means_none, gap_06_denied_device_stays_denied,
+        gap_07_selinux_label_is_refused, gap_19_v2_device_rules, masked_argument_of_seccomp_is_a_mask,
+        setuid_binaries_work, ambient_capabilities_reach_the_program, no_tracing_before_execve,
+        no_descriptor_leaks, linked_dev_is_refused, masked_path_may_be_a_link, user_namespace_with_exec,
+        joined_namespaces,
+    },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Ok(name) = std::env::var("GANTRY_TEST_CASE") {
+        return run_here(&name);
+    }
+    if args.first().is_some_and(|a| a == "bench") {
+        bench::run(&args[1..]);
+        return ExitCode::SUCCESS;
+    }
+    let exact = args.iter().any(|a| a == "--exact");
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| {
+        filters.is_empty() || filters.iter().any(|f| if exact { name == f.as_str() } else { name.contains(f.as_str()) })
+    };
+    let cases: Vec<&Case> = CASES.iter().filter(|c| wanted(c.0)).collect();
+    if args.iter().any(|a| a == "--list") {
+        cases.iter().for_each(|c| println!("{}: test", c.0));
+        return ExitCode::SUCCESS;
+    }
+    fixture::image();
+    run_all(&cases)
+}
+
+fn run_here(name: &str) -> ExitCode {
+    match CASES.iter().find(|c| c.0 == name) {
+        Some(case) => {
+            case.1();
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn run_all(cases: &[&Case]) -> ExitCode {
+    println!("\nrunning {} tests", cases.len());
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().min(8));
+    std::thread::scope(|s| {
+        for _ in 0..workers {
+            s.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (ok, text) = run_child(case.0);
+                    println!("test {} ... {}", case.0, if ok { "ok" } else { "FAILED" });
+                    if !ok && let Ok(mut failed) = failed.lock() {
+                        failed.push((case.0, text));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_default();
+    for (name, text) in &failed {
+        println!("\n---- {name} ----\n{text}");
+    }
+    println!("\ntest result: {} passed; {} failed\n", cases.len() - failed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+fn run_child(name: &str) -> (bool, String) {
+    let program = std::env::current_exe().expect("a running program has a path");
+    let child = Command::new(program)
+        .env("GANTRY_TEST_CASE", name)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("this program can be started again");
+    let mut text = String::new();
+    // Both streams are short; stderr is read when stdout has ended.
+    if let Some(mut out) = child.stdout.take() {
+        out.read_to_string(&mut text).ok();
+    }
+    if let Some(mut err) = child.stderr.take() {
+        err.read_to_string(&mut text).ok();
+    }
+    (child.wait().is_ok_and(|s| s.success()), text)
+}
