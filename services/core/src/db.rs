@@ -9,6 +9,8 @@
 //! db::write(&db, Durability::Sync, move |tx| IMAGES.put(tx, "default", &name, &image)).await?;
 //! ```
 
+pub mod memory;
+
 use std::marker::PhantomData;
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,7 +1,38 @@
 use async_trait::async_trait;
 
 use crate::content::BlobStream;
-use crate::{Digest, Mount, Result};
+use crate::{Digest, Error, Mount, Result};
+
+/// Source of the `FailedPrecondition` with which [`Applier::apply_detached`]
+/// says that a layer can't be applied without the layers below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeedsParent {
+    /// The first path in the archive that needs something from below.
+    pub path: String,
+}
+
+impl NeedsParent {
+    /// The error for this path.
+    pub fn error(path: impl Into<String>) -> Error {
+        let path = path.into();
+        Error::failed_precondition(format!("apply {path:?} without the layers below"))
+            .with_source(Self { path })
+    }
+
+    /// Whether an error is of this sort: the same layer can then be applied
+    /// with [`Applier::apply`] to a snapshot that has its parent.
+    pub fn is(err: &Error) -> bool {
+        std::error::Error::source(err).is_some_and(|source| source.is::<Self>())
+    }
+}
+
+impl std::fmt::Display for NeedsParent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it refers to a file or directory that is not in this layer")
+    }
+}
+
+impl std::error::Error for NeedsParent {}
 
 /// What came of applying a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,4 +60,23 @@ pub trait Applier: Send + Sync {
     /// for a full disk or an archive over the configured bound.
     async fn apply(&self, layer: BlobStream, media_type: &str, mounts: &[Mount])
     -> Result<Applied>;
+
+    /// Applies a layer to an active snapshot without parent that gets its
+    /// parent when it is committed, so that layers can be unpacked side by
+    /// side: what the layer deletes is marked in the way the overlay file
+    /// system reads, instead of being deleted.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`]; `FailedPrecondition` that [`NeedsParent::is`]
+    /// knows when the layer refers to what lies below: a hard link to a file
+    /// or an entry in a directory or behind a link that the layer lacks.
+    async fn apply_detached(
+        &self,
+        layer: BlobStream,
+        media_type: &str,
+        mounts: &[Mount],
+    ) -> Result<Applied> {
+        let _ = (layer, media_type, mounts);
+        Err(NeedsParent::error("."))
+    }
 }

@@ -31,7 +31,7 @@ mod timestamp;
 pub use any::Any;
 pub use context::Context;
 pub use descriptor::{Descriptor, Platform, media_type};
-pub use diff::{Applied, Applier};
+pub use diff::{Applied, Applier, NeedsParent};
 pub use digest::{Algorithm, Digest, Hasher, chain_id};
 pub use error::{Error, Kind, Result};
 pub use labels::Labels;

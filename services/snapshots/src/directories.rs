@@ -1,0 +1,428 @@
+//! The snapshotter that all backends share: records, directories, events.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gantry_core::content::LabelMask;
+use gantry_core::db::{Database, Durability, blocking, write_blocking};
+use gantry_core::events::Events;
+use gantry_core::filter::Filters;
+use gantry_core::snapshots::{Info, Kind, Snapshotter, Usage};
+use gantry_core::{Context, Error, Labels, Mount, Result, labels};
+use gantry_ttrpc::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
+use gantry_ttrpc::{any, convert};
+
+use crate::Options;
+use crate::backend::{Backend, CONTENT, Place};
+use crate::flush::Flush;
+use crate::numbers::Numbers;
+use crate::store::{self, Commit, Record, Store};
+use crate::trash::{self, Trash};
+use crate::usage::measure;
+
+/// The most layers that the kernel stacks (`OVL_MAX_STACK`).
+const MAX_LAYERS: usize = 500;
+
+/// Snapshots of one backend. Cheap to clone: what blocks runs in a clone on
+/// a thread that may.
+pub(crate) struct Directories<B>(Arc<Inner<B>>);
+
+struct Inner<B> {
+    backend: B,
+    /// `…/snapshots`.
+    root: PathBuf,
+    store: Store,
+    db: Arc<dyn Database>,
+    events: Arc<dyn Events>,
+    numbers: Numbers,
+    trash: Trash,
+    flush: Flush,
+}
+
+impl<B: Backend> Directories<B> {
+    /// Opens the directories, and sweeps those without a record.
+    pub(crate) fn open(backend: B, options: &Options) -> Result<Self> {
+        let root = options
+            .root
+            .join(format!("io.containerd.snapshotter.v1.{}", B::NAME))
+            .join("snapshots");
+        let text = root.to_str().unwrap_or(",");
+        if !root.is_absolute() || text.contains([',', ':', '\\']) {
+            return Err(Error::invalid_argument(format!(
+                "snapshots can't be kept in {root:?}: use an absolute path in UTF-8 \
+                 without comma, colon and backslash, which mount options can't hold"
+            )));
+        }
+        make_root(&root)?;
+        let inner = Inner {
+            backend,
+            store: Store { snapshotter: B::NAME },
+            db: Arc::clone(&options.db),
+            events: Arc::clone(&options.events),
+            numbers: Numbers::new(B::NAME),
+            trash: Trash::new(&root)?,
+            flush: Flush::new(&root)?,
+            root,
+        };
+        inner.recover()?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    async fn blocking<R: Send + 'static>(
+        &self,
+        body: impl FnOnce(&Inner<B>) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || body(&inner)).await
+    }
+
+    async fn make(
+        &self,
+        ctx: &Context,
+        kind: Kind,
+        (key, parent): (&str, Option<&str>),
+        labels: Labels,
+        durability: Durability,
+    ) -> Result<Vec<Mount>> {
+        store::validate_name(key)?;
+        labels::validate_all(&labels)?;
+        let (ctx, key, parent) = (ctx.clone(), key.to_owned(), parent.map(str::to_owned));
+        self.blocking(move |inner| {
+            inner.make(&ctx, kind, (&key, parent.as_deref()), labels, durability)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl<B: Backend> Snapshotter for Directories<B> {
+    async fn stat(&self, ctx: &Context, key: &str) -> Result<Info> {
+        let (ctx, key) = (ctx.clone(), key.to_owned());
+        self.blocking(move |inner| Ok(inner.get(&ctx, &key)?.info)).await
+    }
+
+    async fn update(
+        &self,
+        ctx: &Context,
+        key: &str,
+        labels: Labels,
+        mask: LabelMask,
+    ) -> Result<Info> {
+        labels::validate_all(&labels)?;
+        let (ctx, key) = (ctx.clone(), key.to_owned());
+        self.blocking(move |inner| {
+            write_blocking(&*inner.db, Durability::Sync, &mut |tx| {
+                inner.store.update(tx, &ctx, &key, &labels, &mask)
+            })
+        })
+        .await
+    }
+
+    async fn usage(&self, ctx: &Context, key: &str) -> Result<Usage> {
+        let (ctx, key) = (ctx.clone(), key.to_owned());
+        self.blocking(move |inner| {
+            let record = inner.get(&ctx, &key)?;
+            match record.info.kind {
+                Kind::Active => measure(&inner.content(record.number)),
+                Kind::View | Kind::Committed => Ok(record.usage),
+            }
+        })
+        .await
+    }
+
+    async fn mounts(&self, ctx: &Context, key: &str) -> Result<Vec<Mount>> {
+        let (ctx, key) = (ctx.clone(), key.to_owned());
+        self.blocking(move |inner| {
+            let record = inner.get(&ctx, &key)?;
+            if record.info.kind == Kind::Committed {
+                return Err(Error::failed_precondition(format!(
+                    "snapshot {key} is committed and has no mounts: prepare or view one on it: \
+                     failed precondition"
+                )));
+            }
+            Ok(inner.mounts(&record))
+        })
+        .await
+    }
+
+    async fn prepare(
+        &self,
+        ctx: &Context,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+    ) -> Result<Vec<Mount>> {
+        self.make(ctx, Kind::Active, (key, parent), labels, Durability::Sync).await
+    }
+
+    async fn prepare_with(
+        &self,
+        ctx: &Context,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+        durability: Durability,
+    ) -> Result<Vec<Mount>> {
+        self.make(ctx, Kind::Active, (key, parent), labels, durability).await
+    }
+
+    async fn view(
+        &self,
+        ctx: &Context,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+    ) -> Result<Vec<Mount>> {
+        self.make(ctx, Kind::View, (key, parent), labels, Durability::Sync).await
+    }
+
+    async fn commit(
+        &self,
+        ctx: &Context,
+        name: &str,
+        key: &str,
+        labels: Labels,
+        parent: Option<&str>,
+    ) -> Result<()> {
+        store::validate_name(name)?;
+        labels::validate_all(&labels)?;
+        let (ctx, name, key) = (ctx.clone(), name.to_owned(), key.to_owned());
+        let parent = parent.map(str::to_owned);
+        self.blocking(move |inner| inner.commit(&ctx, &name, &key, &labels, parent)).await
+    }
+
+    async fn remove(&self, ctx: &Context, key: &str) -> Result<()> {
+        self.remove_with(ctx, key, Durability::Sync).await
+    }
+
+    async fn remove_with(&self, ctx: &Context, key: &str, durability: Durability) -> Result<()> {
+        let (ctx, key) = (ctx.clone(), key.to_owned());
+        self.blocking(move |inner| inner.remove(&ctx, &key, durability)).await
+    }
+
+    fn supports_late_parent(&self) -> bool {
+        B::LATE_PARENT
+    }
+
+    async fn list(&self, ctx: &Context, filters: &Filters) -> Result<Vec<Info>> {
+        let ctx = ctx.clone();
+        let all = self.blocking(move |inner| inner.store.list(&*inner.db, ctx.namespace.as_str()));
+        let infos = all.await?.into_iter().map(|record| record.info);
+        Ok(infos.filter(|info| filters.matches(info)).collect())
+    }
+
+    async fn cleanup(&self) -> Result<()> {
+        self.0.trash.empty().await
+    }
+}
+
+impl<B: Backend> Inner<B> {
+    fn get(&self, ctx: &Context, key: &str) -> Result<Record> {
+        self.store.get(&*self.db, &ctx.namespace, key)
+    }
+
+    fn dir(&self, number: u64) -> PathBuf {
+        self.root.join(number.to_string())
+    }
+
+    fn content(&self, number: u64) -> PathBuf {
+        self.dir(number).join(CONTENT)
+    }
+
+    fn with_place<R>(
+        &self,
+        (kind, number, below): (Kind, u64, &[u64]),
+        body: impl FnOnce(&Place<'_>) -> R,
+    ) -> R {
+        let below: Vec<PathBuf> = below.iter().map(|n| self.content(*n)).collect();
+        body(&Place { kind, dir: &self.dir(number), below: &below })
+    }
+
+    fn mounts(&self, record: &Record) -> Vec<Mount> {
+        let place = (record.info.kind, record.number, record.below.as_slice());
+        self.with_place(place, |place| self.backend.mounts(place))
+    }
+
+    /// Makes a directory and then its record: whoever sees the record finds
+    /// the directory.
+    fn make(
+        &self,
+        ctx: &Context,
+        kind: Kind,
+        (key, parent): (&str, Option<&str>),
+        labels: Labels,
+        durability: Durability,
+    ) -> Result<Vec<Mount>> {
+        match self.get(ctx, key) {
+            Ok(_) => return Err(store::taken(key)),
+            Err(err) if err.is_not_found() => {}
+            Err(err) => return Err(err),
+        }
+        let parent = parent.map(|name| self.get(ctx, name)).transpose()?;
+        let parent = parent.as_ref().map(store::committed).transpose()?;
+        let record = Record::new(kind, key, self.numbers.next(&*self.db)?, parent, labels);
+        check_height(key, record.below.len())?;
+        let stored = self.make_directory(&record).and_then(|()| {
+            write_blocking(&*self.db, durability, &mut |tx| self.store.insert(tx, ctx, &record))
+        });
+        if let Err(err) = stored {
+            self.throw(record.number);
+            return Err(err);
+        }
+        let parent = record.info.parent.clone().unwrap_or_default();
+        let event = SnapshotPrepare { key: key.into(), parent, snapshotter: B::NAME.into() };
+        self.publish(ctx, "/snapshot/prepare", any::pack(&event));
+        Ok(self.mounts(&record))
+    }
+
+    fn make_directory(&self, record: &Record) -> Result<()> {
+        let dir = self.dir(record.number);
+        private_dir(&dir).map_err(|err| Error::io(format!("make directory {dir:?}"), err))?;
+        let place = (record.info.kind, record.number, record.below.as_slice());
+        self.with_place(place, |place| self.backend.create(place))
+    }
+
+    fn commit(
+        &self,
+        ctx: &Context,
+        name: &str,
+        key: &str,
+        labels: &Labels,
+        parent: Option<String>,
+    ) -> Result<()> {
+        match self.get(ctx, name) {
+            Ok(_) => return Err(store::taken(name)),
+            Err(err) if err.is_not_found() => {}
+            Err(err) => return Err(err),
+        }
+        let active = self.get(ctx, key)?;
+        store::require_active(&active)?;
+        let parent = match (parent, &active.info.parent) {
+            (None, own) => own.clone(),
+            (Some(given), Some(own)) if given == *own => Some(given),
+            (Some(given), None) if B::LATE_PARENT => {
+                self.adopt(ctx, &active, &given)?;
+                Some(given)
+            }
+            (Some(given), own) => return Err(wrong_parent(key, &given, own.as_deref())),
+        };
+        // The record promises the content: that goes to the disk first.
+        self.flush.run()?;
+        let usage = measure(&self.content(active.number))?;
+        let commit = Commit { key, name, parent: parent.as_deref(), labels, usage };
+        write_blocking(&*self.db, Durability::Sync, &mut |tx| self.store.commit(tx, ctx, &commit))?;
+        let (key, name) = (key.to_owned(), name.to_owned());
+        let event = SnapshotCommit { key, name, snapshotter: B::NAME.into() };
+        self.publish(ctx, "/snapshot/commit", any::pack(&event));
+        Ok(())
+    }
+
+    fn adopt(&self, ctx: &Context, active: &Record, parent: &str) -> Result<()> {
+        let parent = self.get(ctx, parent)?;
+        let below = store::below(Some(store::committed(&parent)?));
+        check_height(&active.info.name, below.len())?;
+        let place = (Kind::Active, active.number, below.as_slice());
+        self.with_place(place, |place| self.backend.adopt(place))
+    }
+
+    fn remove(&self, ctx: &Context, key: &str, durability: Durability) -> Result<()> {
+        let record =
+            write_blocking(&*self.db, durability, &mut |tx| self.store.remove(tx, ctx, key))?;
+        self.throw(record.number);
+        let event = SnapshotRemove { key: key.into(), snapshotter: B::NAME.into() };
+        self.publish(ctx, "/snapshot/remove", any::pack(&event));
+        Ok(())
+    }
+
+    /// Lets a directory go that has no record. A failure is not the
+    /// caller's: the next start sweeps.
+    fn throw(&self, number: u64) {
+        if let Err(err) = self.trash.throw(&number.to_string()) {
+            tracing::warn!(error = %err, "a directory without a snapshot stays for now");
+        }
+    }
+
+    fn publish(&self, ctx: &Context, topic: &str, event: prost_types::Any) {
+        if let Err(err) = self.events.publish(ctx, topic, convert::from_any(event)) {
+            tracing::warn!(error = %err, topic, "an event was not published");
+        }
+    }
+
+    /// Brings directories and records together after a crash.
+    fn recover(&self) -> Result<()> {
+        let records = self.store.everything(&*self.db)?;
+        let mut by_number: BTreeMap<u64, &Record> =
+            records.iter().map(|record| (record.number, record)).collect();
+        let failed = |err| Error::io(format!("list snapshot directories in {:?}", self.root), err);
+        for entry in fs::read_dir(&self.root).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(trash::PREFIX) {
+                self.trash.delete(self.root.join(&*name));
+            } else if let Ok(number) = name.parse() {
+                match by_number.get(&number) {
+                    Some(_) if self.content(number).is_dir() => drop(by_number.remove(&number)),
+                    _ => self.trash.throw(&name)?,
+                }
+            }
+        }
+        // A power loss can take a directory away that nobody had written to
+        // the disk; one that was committed had been.
+        for record in by_number.into_values() {
+            let (name, number) = (&record.info.name, record.number);
+            if record.info.kind == Kind::Committed {
+                tracing::error!(snapshot = %name, number, "the files of a snapshot are missing");
+            } else {
+                self.make_directory(record)?;
+                tracing::info!(snapshot = %name, number, "made a snapshot's directory anew");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_height(key: &str, below: usize) -> Result<()> {
+    if below <= MAX_LAYERS {
+        return Ok(());
+    }
+    Err(Error::failed_precondition(format!(
+        "snapshot {key} would lie on {below} others, and the kernel stacks {MAX_LAYERS}: \
+         build the image with fewer layers: failed precondition"
+    )))
+}
+
+fn wrong_parent(key: &str, given: &str, own: Option<&str>) -> Error {
+    Error::failed_precondition(match own {
+        Some(own) => {
+            format!("snapshot {key} was prepared on {own}, not on {given}: failed precondition")
+        }
+        None => format!(
+            "snapshot {key} was prepared without a parent and can't be put on {given} any more: \
+             prepare it on its parent: failed precondition"
+        ),
+    })
+}
+
+/// Makes the directory of all snapshots, which nobody else looks into.
+fn make_root(root: &Path) -> Result<()> {
+    let above = root.parent().unwrap_or(root);
+    let made = match above.parent() {
+        Some(top) => fs::create_dir_all(top),
+        None => Ok(()),
+    };
+    made.and_then(|()| private_dir(above))
+        .and_then(|()| private_dir(root))
+        .map_err(|err| Error::io(format!("make snapshot directory {root:?}"), err))
+}
+
+/// A directory of mode 0700; one that is there is fine.
+fn private_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}

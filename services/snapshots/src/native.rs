@@ -1,0 +1,39 @@
+//! Snapshots as full copies, for file systems that overlay can't use.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use gantry_core::snapshots::Kind;
+use gantry_core::{Error, Mount, Result};
+
+use crate::backend::{Backend, Place};
+use crate::copy::copy_tree;
+
+pub(crate) const NAME: &str = "native";
+
+/// The copying snapshotter: a snapshot holds all of its file system.
+pub(crate) struct Native;
+
+impl Backend for Native {
+    const NAME: &'static str = NAME;
+    // The parent's files would have to be merged below a finished layer.
+    const LATE_PARENT: bool = false;
+
+    fn create(&self, place: &Place<'_>) -> Result<()> {
+        let content = place.content();
+        let made = fs::create_dir(&content)
+            .and_then(|()| fs::set_permissions(&content, fs::Permissions::from_mode(0o755)));
+        made.map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
+        match place.below.first() {
+            Some(parent) if place.kind == Kind::Active => copy_tree(parent, &content),
+            _ => Ok(()),
+        }
+    }
+
+    fn mounts(&self, place: &Place<'_>) -> Vec<Mount> {
+        vec![match place.below.first() {
+            Some(parent) if place.kind == Kind::View => place.bind(parent),
+            _ => place.bind(&place.content()),
+        }]
+    }
+}
