@@ -1,0 +1,24 @@
+//! The shim: one small process per container (or per group of containers).
+//!
+//! Two halves: [`runtime`] makes containers, in throw-away worker processes;
+//! everything else serves them: the command line and the ways to start
+//! ([`launch`]), the task service ([`service`]), standard streams ([`stdio`])
+//! with logs ([`log`]) and attached clients ([`attach`]), exits ([`reaper`],
+//! [`exits`]) and events ([`events`]).
+//!
+//! Architecture invariant: the resident process has one thread, for its whole
+//! life. Workers are forked from it without exec.
+
+pub mod attach;
+pub mod clock;
+pub mod error;
+pub mod events;
+pub mod exits;
+pub mod launch;
+pub mod log;
+pub mod reaper;
+pub mod report;
+pub mod runtime;
+pub mod server;
+pub mod service;
+pub mod stdio;

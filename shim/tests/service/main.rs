@@ -1,0 +1,6 @@
+//! The shim as a process, driven over its socket with real containers. Needs
+//! root and busybox.
+
+mod support;
+mod tasks;
+mod warm;
