@@ -1,2 +1,36 @@
-//! Placeholder.
-fn main() {}
+//! `gantry`: containers on the command line.
+//!
+//! A command is one file in `commands/`. What it prints goes through
+//! [`printer`], what it asks goes through [`client`], and a command that
+//! carries a container's input and output does so with [`session`].
+#![forbid(unsafe_code)]
+
+mod cli;
+mod client;
+mod commands;
+mod complete;
+mod env;
+mod exit;
+mod human;
+mod json;
+mod many;
+mod options;
+mod printer;
+mod progress;
+mod session;
+mod table;
+
+use std::process::ExitCode;
+
+use crate::printer::Printer;
+
+fn main() -> ExitCode {
+    let printer = Printer::new();
+    complete::answer_shell();
+    session::terminal::restore_on_panic();
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(usage) => return exit::usage(&usage),
+    };
+    exit::finish(&printer, cli.execute(&printer))
+}

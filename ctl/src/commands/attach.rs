@@ -1,0 +1,68 @@
+use anyhow::bail;
+use clap_complete::engine::ArgValueCandidates;
+use gantry_grpc::gantry::engine::v1 as api;
+use gantry_grpc::gantry::engine::v1::session_input::Input;
+
+use crate::cli::Context;
+use crate::client::filled;
+use crate::complete;
+use crate::exit::Outcome;
+use crate::session::keys::{self, Keys};
+use crate::session::{self, Options};
+
+/// Join the input and output of a running container
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The exit code is the container's. On a terminal, ctrl-p ctrl-q leaves it running.")]
+pub(crate) struct Args {
+    /// Join its output only
+    #[arg(long)]
+    no_stdin: bool,
+    /// Hand signals on to the container
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    sig_proxy: bool,
+    /// Keys that leave the container running
+    #[arg(long, value_name = "KEYS", default_value = keys::DEFAULT)]
+    detach_keys: Keys,
+    /// Container, by name or ID
+    #[arg(add = ArgValueCandidates::new(complete::running))]
+    container: String,
+}
+
+impl Args {
+    pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
+        let client = context.connect().await?;
+        let request = api::InspectContainerRequest { container: self.container.clone() };
+        let inspected = client.answer(client.containers().inspect(request).await)?;
+        let container = filled(inspected.container, "container")?;
+        if container.state() != api::ContainerState::Running {
+            let name = &self.container;
+            bail!("container {name} is not running: start it with: gantry start {name}");
+        }
+        let options = Options {
+            stdin: !self.no_stdin,
+            tty: container.tty,
+            detach: false,
+            proxy: self.sig_proxy,
+            keys: self.detach_keys,
+            container: Some(container.id.clone()),
+        };
+        options.check()?;
+        let request = api::AttachContainer {
+            container: container.id,
+            attach_stdin: options.stdin,
+            size: options.size(),
+        };
+        let finished =
+            session::carry(&client, context.printer, Input::Attach(request), options).await?;
+        Ok(finished.end.conclude(context.printer))
+    }
+}

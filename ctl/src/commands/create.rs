@@ -1,0 +1,28 @@
+use gantry_grpc::gantry::engine::v1 as api;
+
+use crate::cli::Context;
+use crate::exit::{Outcome, SUCCESS};
+use crate::options::Container;
+
+/// Make a container without starting it
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "gantry create [OPTIONS] IMAGE [COMMAND [ARG]...]")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    container: Container,
+}
+
+impl Args {
+    pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
+        let pull = self.container.pull().into();
+        let spec = Some(self.container.into_spec(context.printer)?);
+        let client = context.connect().await?;
+        let request = api::CreateContainerRequest { spec, pull };
+        let created = client.answer(client.containers().create(request).await)?;
+        for warning in &created.warnings {
+            context.printer.warning(warning);
+        }
+        context.printer.line(&created.id)?;
+        Ok(SUCCESS)
+    }
+}

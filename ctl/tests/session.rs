@@ -1,0 +1,269 @@
+//! The built binary against a daemon that is played: exit codes, streams,
+//! signals, and the terminal, which is as before whatever happened.
+
+mod fake;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use gantry_grpc::gantry::engine::v1::Resize;
+use gantry_grpc::gantry::engine::v1::session_input::Input;
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+
+use fake::Fake;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_gantry");
+
+/// How long something that must come may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn gantry(fake: &Fake, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.env("GANTRY_ADDRESS", fake.socket()).env_remove("GANTRY_NAMESPACE").args(arguments);
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("run gantry")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+/// Starts with all three streams as pipes.
+fn piped(fake: &Fake, arguments: &[&str]) -> Child {
+    let mut command = gantry(fake, arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("start gantry")
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).expect("send a signal");
+}
+
+fn next(fake: &Fake) -> Input {
+    fake.seen.recv_timeout(PATIENCE).expect("something came")
+}
+
+/// Reads until `ready` was printed.
+fn wait_ready(from: &mut impl Read) {
+    let mut seen = Vec::new();
+    let mut piece = [0; 256];
+    while !text(&seen).contains("ready") {
+        let n = from.read(&mut piece).expect("read");
+        assert_ne!(n, 0, "ended after {:?}", text(&seen));
+        seen.extend_from_slice(&piece[..n]);
+    }
+}
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    let fake = Fake::start();
+    let ended = output(&mut gantry(&fake, &["run", "--network", "none", "exit", "42"]));
+    assert_eq!(ended.status.code(), Some(42));
+    assert_eq!((text(&ended.stdout), text(&ended.stderr)), ("", ""));
+    let ended = output(&mut gantry(&fake, &["run", "missing"]));
+    assert_eq!(ended.status.code(), Some(127));
+    assert!(text(&ended.stderr).starts_with("note: no network "), "{}", text(&ended.stderr));
+    assert!(text(&ended.stderr).ends_with("\nError: no such command\n"));
+}
+
+#[test]
+fn what_the_daemon_refuses_or_loses_is_125_for_run() {
+    let fake = Fake::start();
+    let ended = output(&mut gantry(&fake, &["run", "--network=none", "-d", "x"]));
+    assert_eq!(ended.status.code(), Some(125));
+    assert_eq!(text(&ended.stderr), "Error: No such image: x\n");
+    let ended = output(&mut gantry(&fake, &["run", "--network=none", "lost"]));
+    assert_eq!(ended.status.code(), Some(125));
+    assert!(text(&ended.stderr).contains("ended the session"), "{}", text(&ended.stderr));
+}
+
+#[test]
+fn without_a_daemon_users_are_told_what_to_do() {
+    for (command, code) in [(&["run", "--network=none", "x"][..], 125), (&["ps"], 1)] {
+        let mut gantry = Command::new(BINARY);
+        let ended = output(gantry.args(["--address", "unix:///nowhere/g.sock"]).args(command));
+        assert_eq!(ended.status.code(), Some(code));
+        assert_eq!(
+            text(&ended.stderr),
+            "Error: Cannot connect to gantryd at unix:///nowhere/g.sock. \
+             Is it running? Start it with: systemctl start gantryd\n"
+        );
+    }
+}
+
+#[test]
+fn standard_input_flows_both_ways_and_ends() {
+    let fake = Fake::start();
+    let mut child = piped(&fake, &["run", "-i", "--network=none", "echo"]);
+    let sent: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let mut stdin = child.stdin.take().expect("piped");
+    let copy = sent.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(&copy));
+    let ended = child.wait_with_output().expect("wait");
+    writer.join().expect("no panic").expect("all is written");
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(ended.stdout[6..] == sent, "{} bytes came back", ended.stdout.len());
+}
+
+#[test]
+fn an_open_standard_input_does_not_hold_up_the_end() {
+    let fake = Fake::start();
+    let mut child = piped(&fake, &["run", "-i", "exit", "3"]);
+    let stdin = child.stdin.take();
+    assert_eq!(child.wait().expect("wait").code(), Some(3));
+    drop(stdin);
+}
+
+#[test]
+fn signals_are_handed_on() {
+    let fake = Fake::start();
+    let mut child = piped(&fake, &["run", "hang"]);
+    wait_ready(child.stdout.as_mut().expect("piped"));
+    assert!(matches!(next(&fake), Input::Run(_)));
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(next(&fake), Input::Signal("SIGTERM".to_owned()));
+    assert_eq!(child.wait().expect("wait").code(), Some(7));
+}
+
+#[test]
+fn signals_overtake_standard_input() {
+    let fake = Fake::start();
+    let mut child = piped(&fake, &["run", "-i", "hang"]);
+    wait_ready(child.stdout.as_mut().expect("piped"));
+    assert!(matches!(next(&fake), Input::Run(_)));
+    signal(&child, Signal::SIGUSR1);
+    assert_eq!(next(&fake), Input::Signal("kill SIGUSR1".to_owned()));
+    drop(child.stdin.take());
+    assert_eq!(child.wait().expect("wait").code(), Some(0));
+}
+
+#[test]
+fn three_interrupts_end_the_client() {
+    let fake = Fake::start();
+    let mut child = piped(&fake, &["run", "stubborn"]);
+    wait_ready(child.stdout.as_mut().expect("piped"));
+    assert!(matches!(next(&fake), Input::Run(_)));
+    for _ in 0..2 {
+        signal(&child, Signal::SIGINT);
+        assert_eq!(next(&fake), Input::Signal("SIGINT".to_owned()));
+    }
+    signal(&child, Signal::SIGINT);
+    assert_eq!(child.wait().expect("wait").code(), Some(130));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let fake = Fake::start();
+    for arguments in [&["run", "--network=none", "flood"][..], &["ps"]] {
+        let mut child = piped(&fake, arguments);
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().expect("wait");
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn every_target_is_tried() {
+    let fake = Fake::start();
+    let ended = output(&mut gantry(&fake, &["rm", "a", "no-b", "c"]));
+    assert_eq!(ended.status.code(), Some(1));
+    let mut removed: Vec<_> = text(&ended.stdout).lines().collect();
+    removed.sort_unstable();
+    assert_eq!(removed, ["a", "c"]);
+    assert_eq!(text(&ended.stderr), "Error: No such container: no-b\n");
+    assert_eq!(output(&mut gantry(&fake, &["rm", "-f", "no-b"])).status.code(), Some(0));
+}
+
+#[test]
+fn a_terminal_is_asked_for_only_when_it_is_typed_at() {
+    let fake = Fake::start();
+    let ended = output(&mut gantry(&fake, &["run", "-it", "exit", "0"]));
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(text(&ended.stderr), "Error: the input device is not a TTY\n");
+    assert_eq!(output(&mut gantry(&fake, &["run", "-t", "exit", "0"])).status.code(), Some(0));
+}
+
+/// gantry on a terminal.
+struct Terminal {
+    master: File,
+    slave: OwnedFd,
+    child: Child,
+}
+
+impl Terminal {
+    fn start(fake: &Fake, arguments: &[&str]) -> Self {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).expect("open a terminal");
+        let end = || Stdio::from(pty.slave.try_clone().expect("share the terminal"));
+        // Not as its controlling terminal: that would be reset when gantry
+        // ends, and always look restored.
+        let mut command = gantry(fake, arguments);
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("start");
+        Self { master: File::from(pty.master), slave: pty.slave, child }
+    }
+
+    /// Whether keys go to the program one by one.
+    fn is_raw(&self) -> bool {
+        let modes = tcgetattr(self.slave.as_fd()).expect("read the modes");
+        !modes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        self.child.wait().expect("wait").code()
+    }
+}
+
+#[test]
+fn the_terminal_is_raw_in_a_session_and_not_after_it() {
+    let fake = Fake::start();
+    let mut terminal = Terminal::start(&fake, &["run", "-it", "--network=none", "hang"]);
+    wait_ready(&mut terminal.master);
+    assert!(terminal.is_raw());
+    let Input::Run(run) = next(&fake) else { panic!("not a run") };
+    assert_eq!(run.size, Some(Resize { columns: 80, rows: 24 }));
+
+    let resized = Command::new("stty")
+        .args(["cols", "100", "rows", "30"])
+        .stdin(terminal.slave.try_clone().expect("share the terminal"))
+        .status();
+    assert!(resized.expect("run stty").success());
+    signal(&terminal.child, Signal::SIGWINCH);
+    assert_eq!(next(&fake), Input::Resize(Resize { columns: 100, rows: 30 }));
+
+    // ctrl-p ctrl-q
+    terminal.master.write_all(&[16, 17]).expect("type");
+    assert_eq!(terminal.end(), Some(0));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn the_terminal_is_restored_when_the_container_ends() {
+    let fake = Fake::start();
+    let mut terminal = Terminal::start(&fake, &["run", "-it", "--network=none", "exit", "9"]);
+    assert_eq!(terminal.end(), Some(9));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn the_terminal_is_restored_when_a_signal_ends_the_client() {
+    let fake = Fake::start();
+    for (number, code) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let mut terminal = Terminal::start(&fake, &["run", "-it", "--network=none", "hang"]);
+        wait_ready(&mut terminal.master);
+        assert!(terminal.is_raw());
+        assert!(matches!(next(&fake), Input::Run(_)));
+        signal(&terminal.child, number);
+        assert_eq!(terminal.end(), Some(code));
+        assert!(!terminal.is_raw());
+        assert_eq!(next(&fake), Input::Signal(format!("kill {number}")));
+    }
+}
