@@ -3,7 +3,9 @@
 
 use super::seccomp::Filter;
 use super::sys;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
 use oci_spec::runtime::Spec;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -51,7 +53,13 @@ impl Run {
         errors: BorrowedFd<'_>,
     ) -> io::Result<Self> {
         let texts = |all: &[String]| all.iter().map(sys::cstr).collect::<io::Result<Vec<_>>>();
-        let inner = Inner { argv: texts(args)?, envp: texts(env)?, filter, mounts, errors: errors.as_raw_fd() };
+        let inner = Inner {
+            argv: texts(args)?,
+            envp: texts(env)?,
+            filter,
+            mounts,
+            errors: errors.as_raw_fd(),
+        };
         Ok(Self { inner: Rc::new(inner) })
     }
 }
@@ -103,11 +111,16 @@ impl MountWork {
                     let place = sys::openat2(base.as_fd(), name, libc::O_PATH, 0, sys::NO_LINKS)?;
                     sys::attach(mount.as_fd(), place.as_fd())?;
                 }
-                let change = sys::MountChange { set: *attributes, recursive: true, ..Default::default() };
+                let change =
+                    sys::MountChange { set: *attributes, recursive: true, ..Default::default() };
                 sys::set_mount(base.as_fd(), &change)
             }
             Self::Propagation { at, kind, recursive } => {
-                let change = sys::MountChange { propagation: *kind, recursive: *recursive, ..Default::default() };
+                let change = sys::MountChange {
+                    propagation: *kind,
+                    recursive: *recursive,
+                    ..Default::default()
+                };
                 sys::set_mount(open(at)?.as_fd(), &change)
             }
         }

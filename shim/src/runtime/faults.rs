@@ -18,7 +18,9 @@ use tracing::{Event, Level, Metadata, Subscriber};
 const MAX_LOG: u64 = 16 * 1024;
 
 /// Calls libcontainer, and on failure gives all that is known as one text.
-pub(crate) fn explained<T>(work: impl FnOnce() -> Result<T, LibcontainerError>) -> Result<T, String> {
+pub(crate) fn explained<T>(
+    work: impl FnOnce() -> Result<T, LibcontainerError>,
+) -> Result<T, String> {
     let Some(log) = memory_file() else { return work().map_err(|e| chain(&e)) };
     let Ok(reader) = log.try_clone() else { return work().map_err(|e| chain(&e)) };
     let done = tracing::subscriber::with_default(Collector { log }, work);

@@ -29,7 +29,14 @@ pub(crate) fn of(spec: &Spec, when: When) -> Vec<Hook> {
 
 /// Runs hooks one after the other; the container's state comes on their standard
 /// input. To be called in a worker: it waits for its own children.
-pub(crate) fn run(hooks: &[Hook], spec: &Spec, id: &str, bundle: &Path, pid: i32, when: When) -> Result<(), Error> {
+pub(crate) fn run(
+    hooks: &[Hook],
+    spec: &Spec,
+    id: &str,
+    bundle: &Path,
+    pid: i32,
+    when: When,
+) -> Result<(), Error> {
     let status = if when == When::Poststop { "stopped" } else { "running" };
     let mut state = serde_json::json!({
         "ociVersion": spec.version(),
@@ -68,9 +75,17 @@ fn one(hook: &Hook, state: &str) -> Result<(), Error> {
         // A hook need not read its input.
         let _ = input.write_all(state.as_bytes());
     }
-    let limit = hook.timeout().and_then(|t| u64::try_from(t).ok()).filter(|t| *t > 0).map(Duration::from_secs);
+    let limit = hook
+        .timeout()
+        .and_then(|t| u64::try_from(t).ok())
+        .filter(|t| *t > 0)
+        .map(Duration::from_secs);
     let status = wait(&mut child, limit).map_err(|e| what("wait for it", e))?;
-    if status.success() { Ok(()) } else { Err(Error::Failed(format!("hook {name} failed: {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Failed(format!("hook {name} failed: {status}")))
+    }
 }
 
 fn wait(child: &mut Child, limit: Option<Duration>) -> std::io::Result<std::process::ExitStatus> {
@@ -83,7 +98,10 @@ fn wait(child: &mut Child, limit: Option<Duration>) -> std::io::Result<std::proc
         if Instant::now() >= until {
             child.kill()?;
             child.wait()?;
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it took longer than its timeout"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "it took longer than its timeout",
+            ));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

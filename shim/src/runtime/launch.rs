@@ -83,7 +83,8 @@ impl Work<'_> {
                 .as_sibling(true)
                 .build()
         });
-        let container = built.map_err(|text| Error::Failed(format!("create container {id}: {text}")))?;
+        let container =
+            built.map_err(|text| Error::Failed(format!("create container {id}: {text}")))?;
         let pid = container.pid().map_or(0, |p| p.as_raw());
         if loopback {
             loopback_up(pid)?;
@@ -128,14 +129,16 @@ impl Work<'_> {
         });
         // It has been read; nothing else is to be known from it.
         let _ = std::fs::remove_file(&file);
-        let pid = built.map_err(|text| Error::Failed(format!("execute in container {id}: {text}")))?;
+        let pid =
+            built.map_err(|text| Error::Failed(format!("execute in container {id}: {text}")))?;
         answer(pid.as_raw(), console)
     }
 
     fn root_path(&self, spec: &Spec) -> Result<PathBuf, Error> {
         let given = spec.root().as_ref().map_or(Path::new("rootfs"), |r| r.path());
         let path = self.bundle.join(given);
-        path.canonicalize().map_err(|e| Error::io(format!("find the root filesystem {}", path.display()), e))
+        path.canonicalize()
+            .map_err(|e| Error::io(format!("find the root filesystem {}", path.display()), e))
     }
 
     fn filter(&self, spec: &Spec) -> Result<Option<Filter>, Error> {
@@ -146,7 +149,8 @@ impl Work<'_> {
     /// libcontainer reads the bundle's config.json: in this mount namespace it is the adapted one.
     fn show_config(&self, config: &[u8]) -> Result<(), Error> {
         let path = self.state().join("config.json");
-        std::fs::write(&path, config).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+        std::fs::write(&path, config)
+            .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
         let (from, over) = (path.to_string_lossy(), self.bundle.join("config.json"));
         sys::mount(&from, &over, "", libc::MS_BIND, "")
             .map_err(|e| Error::io(format!("cover {} with the adapted one", over.display()), e))
@@ -154,8 +158,10 @@ impl Work<'_> {
 
     fn process_file(&self, process: &Process) -> Result<PathBuf, Error> {
         let path = self.state().join(format!("process-{}.json", std::process::id()));
-        let json = serde_json::to_vec(process).map_err(|e| Error::Failed(format!("write the process: {e}")))?;
-        std::fs::write(&path, json).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+        let json = serde_json::to_vec(process)
+            .map_err(|e| Error::Failed(format!("write the process: {e}")))?;
+        std::fs::write(&path, json)
+            .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
         Ok(path)
     }
 
@@ -171,7 +177,10 @@ impl Work<'_> {
             .map_err(|e| Error::Invalid(format!("process.args or process.env: {e}")))?;
         let console = match self.streams {
             Some(_) => None,
-            None => Some(Console::listen(&self.state(), process).map_err(|e| Error::io("make the console socket", e))?),
+            None => Some(
+                Console::listen(&self.state(), process)
+                    .map_err(|e| Error::io("make the console socket", e))?,
+            ),
         };
         Ok((run, console))
     }
@@ -205,7 +214,11 @@ impl Work<'_> {
         let Ok(name) = sys::cstr(format!("_ses.{}", self.id)) else { return };
         // SAFETY: the name ends with NUL.
         if unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) } < 0 {
-            tracing::warn!("container {}: no session keyring: {}", self.id, io::Error::last_os_error());
+            tracing::warn!(
+                "container {}: no session keyring: {}",
+                self.id,
+                io::Error::last_os_error()
+            );
         }
     }
 }
@@ -217,7 +230,9 @@ fn propagates(spec: &Spec) -> bool {
 }
 
 fn has_new_network(spec: &Spec) -> bool {
-    spec::namespaces(spec).iter().any(|n| n.typ() == LinuxNamespaceType::Network && n.path().is_none())
+    spec::namespaces(spec)
+        .iter()
+        .any(|n| n.typ() == LinuxNamespaceType::Network && n.path().is_none())
 }
 
 /// An exec'd process gets what its container has where it says nothing itself.
@@ -253,12 +268,15 @@ fn oom_score(process: &Process) {
 /// bind's source when it lies below one, else in the root filesystem.
 fn make_cwd(spec: &Spec, root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
     let what = |e| Error::io(format!("make the working directory {}", cwd.display()), e);
-    let below = |m: &&oci_spec::runtime::Mount| cwd.starts_with(m.destination()) && m.destination() != Path::new("/");
+    let below = |m: &&oci_spec::runtime::Mount| {
+        cwd.starts_with(m.destination()) && m.destination() != Path::new("/")
+    };
     let mounts = spec.mounts().iter().flatten();
     let Some(m) = mounts.filter(below).max_by_key(|m| m.destination().components().count()) else {
         return sys::mkdir_all_in(root, cwd).map(drop).map_err(what);
     };
-    let bind = m.options().iter().flatten().any(|o| o == "bind" || o == "rbind") || m.typ().as_deref() == Some("bind");
+    let bind = m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
+        || m.typ().as_deref() == Some("bind");
     let rest = cwd.strip_prefix(m.destination()).unwrap_or(Path::new(""));
     if !bind || rest.as_os_str().is_empty() {
         // A filesystem that does not exist yet: libcontainer names what is missing.
@@ -284,7 +302,9 @@ fn reachable_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
 /// With a user namespace of the container's own, namespaces that belong to the
 /// host can only be joined before it is entered: libcontainer does it after.
 fn join_foreign(spec: &mut Spec) -> Result<(), Error> {
-    let own_users = spec::namespaces(spec).iter().any(|n| n.typ() == LinuxNamespaceType::User && n.path().is_none());
+    let own_users = spec::namespaces(spec)
+        .iter()
+        .any(|n| n.typ() == LinuxNamespaceType::User && n.path().is_none());
     if !own_users {
         return Ok(());
     }
@@ -292,9 +312,13 @@ fn join_foreign(spec: &mut Spec) -> Result<(), Error> {
         (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
         (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
     ];
-    let Some(all) = spec.linux_mut().as_mut().and_then(|l| l.namespaces_mut().as_mut()) else { return Ok(()) };
+    let Some(all) = spec.linux_mut().as_mut().and_then(|l| l.namespaces_mut().as_mut()) else {
+        return Ok(());
+    };
     for (kind, flag) in kinds {
-        let Some(path) = all.iter().find(|n| n.typ() == kind).and_then(|n| n.path().clone()) else { continue };
+        let Some(path) = all.iter().find(|n| n.typ() == kind).and_then(|n| n.path().clone()) else {
+            continue;
+        };
         std::fs::File::open(&path)
             .and_then(|f| sys::setns(f.as_fd(), flag))
             .map_err(|e| Error::io(format!("join the {kind} namespace {}", path.display()), e))?;
@@ -330,7 +354,10 @@ fn loopback_up(pid: i32) -> Result<(), Error> {
 }
 
 fn answer(pid: i32, console: Option<Console>) -> Outcome {
-    let master = console.map(Console::master).transpose().map_err(|e| Error::io("receive the terminal", e))?;
+    let master = console
+        .map(Console::master)
+        .transpose()
+        .map_err(|e| Error::io("receive the terminal", e))?;
     Ok((Answer { pid, start_time: sys::start_time(pid).unwrap_or(0) }, master))
 }
 
@@ -385,7 +412,9 @@ pub(crate) fn failure(program: &str, message: &[u8]) -> Option<Error> {
     }
     let text = plain(&io::Error::from_raw_os_error(errno));
     let message = match errno {
-        libc::ENOENT if !program.contains('/') => format!("exec: {program:?}: executable file not found in $PATH"),
+        libc::ENOENT if !program.contains('/') => {
+            format!("exec: {program:?}: executable file not found in $PATH")
+        }
         libc::ENOENT => format!("exec: {program:?}: stat {program}: {text}"),
         _ => format!("exec: {program:?}: {text}"),
     };

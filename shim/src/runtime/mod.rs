@@ -30,6 +30,7 @@ pub mod seal;
 mod seccomp;
 mod spec;
 mod sys;
+mod teardown;
 mod types;
 mod userns;
 mod users;
@@ -37,7 +38,9 @@ mod worker;
 
 pub use cgroup::oom::OomEvents;
 pub use cgroup::stats::Metrics;
-pub use types::{Cleaned, ContainerState, CreateSpec, Created, Error, ExecSpec, Options, RootfsMount, Stdio};
+pub use types::{
+    Cleaned, ContainerState, CreateSpec, Created, Error, ExecSpec, Options, RootfsMount, Stdio,
+};
 
 use cgroup::{Group, Host};
 use hooks::When;
@@ -73,7 +76,8 @@ impl Runtime {
     /// # Errors
     /// When no cgroup hierarchy is mounted.
     pub fn open() -> Result<Self, Error> {
-        let cache = std::env::var_os("GANTRY_SECCOMP_CACHE").unwrap_or_else(|| "/run/gantry/seccomp".into());
+        let cache = std::env::var_os("GANTRY_SECCOMP_CACHE")
+            .unwrap_or_else(|| "/run/gantry/seccomp".into());
         Ok(Self { host: Host::open()?, seccomp_cache: cache.into() })
     }
 
@@ -86,12 +90,20 @@ impl Runtime {
         let CreateSpec { id, bundle, rootfs, stdio, options } = spec;
         let state = bundle.join(STATE_DIR);
         if state.exists() {
-            return Err(Error::State(format!("container {id} exists already in {}", bundle.display())));
+            return Err(Error::State(format!(
+                "container {id} exists already in {}",
+                bundle.display()
+            )));
         }
         let plan = Plan::read(&bundle, &id, &options, &self.host)?;
         let group = plan.group.clone();
         let poststop = !hooks::of(&plan.spec, When::Poststop).is_empty();
-        let mut record = Record { id: id.clone(), cgroup: group.path().to_owned(), poststop, ..Record::default() };
+        let mut record = Record {
+            id: id.clone(),
+            cgroup: group.path().to_owned(),
+            poststop,
+            ..Record::default()
+        };
         record.write(&bundle)?;
         let made = self.host.create(&group);
         if let Err(e) = made {
@@ -122,18 +134,31 @@ impl Runtime {
         options: &Options,
     ) -> Result<Created, Error> {
         let state = bundle.join(STATE_DIR);
-        std::fs::create_dir_all(&state).map_err(|e| Error::io(format!("make {}", state.display()), e))?;
-        std::fs::create_dir_all(bundle.join("rootfs")).map_err(|e| Error::io("make the bundle's rootfs", e))?;
+        std::fs::create_dir_all(&state)
+            .map_err(|e| Error::io(format!("make {}", state.display()), e))?;
+        std::fs::create_dir_all(bundle.join("rootfs"))
+            .map_err(|e| Error::io("make the bundle's rootfs", e))?;
         self.host.restrict_devices(group, &plan.devices)?;
-        let shares_pids = !plan.namespaces().iter().any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid);
-        let args = plan.spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|a| a.first());
+        let shares_pids = !plan
+            .namespaces()
+            .iter()
+            .any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid);
+        let args =
+            plan.spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|a| a.first());
         let program = args.cloned().unwrap_or_default();
         let poststart = hooks::of(&plan.spec, When::Poststart);
         let spec_for_hooks = (!poststart.is_empty()).then(|| plan.spec.clone());
         let (answer, console, errors) = self
-            .work("create the container", &record.id, group, bundle, stdio, options, CREATE_LIMIT, |w| {
-                w.create(plan.spec, rootfs, options.no_pivot_root)
-            })
+            .work(
+                "create the container",
+                &record.id,
+                group,
+                bundle,
+                stdio,
+                options,
+                CREATE_LIMIT,
+                |w| w.create(plan.spec, rootfs, options.no_pivot_root),
+            )
             .await?;
         // The worker and libcontainer's helpers are gone: now the limits are the container's alone.
         self.host.apply(group, &plan.limits)?;
@@ -142,7 +167,6 @@ impl Runtime {
         record.write(bundle)?;
         let inner = Inner {
             group: group.clone(),
-            start_time: answer.start_time,
             program,
             poststart: spec_for_hooks.map(|spec| (poststart, spec)),
             shares_pids,
@@ -205,16 +229,26 @@ impl Runtime {
     pub async fn start(&self, c: &ContainerState) -> Result<(), Error> {
         // A poisoned lock holds what it held: nothing in it can be half-changed.
         let errors = c.inner.errors.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let errors = errors.ok_or_else(|| Error::State(format!("container {} was started already", c.id)))?;
+        let errors = errors
+            .ok_or_else(|| Error::State(format!("container {} was started already", c.id)))?;
         let state = c.bundle.join(STATE_DIR).join(&c.id);
-        let dir = std::fs::File::open(&state).map_err(|e| Error::io(format!("open {}", state.display()), e))?;
+        let dir = std::fs::File::open(&state)
+            .map_err(|e| Error::io(format!("open {}", state.display()), e))?;
         // A socket's path is limited to 108 bytes, a bundle's is not.
-        std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd()))
-            .map_err(|e| Error::io(format!("tell container {} to start", c.id), e))?;
+        std::os::unix::net::UnixStream::connect(format!(
+            "/proc/self/fd/{}/notify.sock",
+            dir.as_raw_fd()
+        ))
+        .map_err(|e| Error::io(format!("tell container {} to start", c.id), e))?;
         outcome(errors, &c.inner.program, START_LIMIT).await?;
         mark_running(&state)?;
         if let Some((list, spec)) = &c.inner.poststart {
-            let job = Job { what: "run the poststart hooks", keep: Vec::new(), cgroup: None, limit: CREATE_LIMIT };
+            let job = Job {
+                what: "run the poststart hooks",
+                keep: Vec::new(),
+                cgroup: None,
+                limit: CREATE_LIMIT,
+            };
             let ran = worker::run(job, || {
                 hooks::run(list, spec, &c.id, &c.bundle, c.pid, When::Poststart)?;
                 Ok((Answer::default(), None))
@@ -232,8 +266,9 @@ impl Runtime {
     /// [`Error::Exec`] as with [`Runtime::start`]; [`Error::State`] while the
     /// container is paused.
     pub async fn exec(&self, c: &ContainerState, p: ExecSpec) -> Result<Created, Error> {
-        let process: Process = serde_json::from_slice(&p.process)
-            .map_err(|e| Error::Invalid(format!("process of {}: not a valid OCI process: {e}", p.exec_id)))?;
+        let process: Process = serde_json::from_slice(&p.process).map_err(|e| {
+            Error::Invalid(format!("process of {}: not a valid OCI process: {e}", p.exec_id))
+        })?;
         if self.host.is_frozen(&c.inner.group) {
             return Err(Error::State(format!("container {} is paused; resume it first", c.id)));
         }
@@ -241,9 +276,16 @@ impl Runtime {
         let init = c.pid;
         let options = Options::default();
         let (answer, console, errors) = self
-            .work("execute the process", &c.id, &c.inner.group, &c.bundle, p.stdio, &options, EXEC_LIMIT, |w| {
-                w.exec(process, init)
-            })
+            .work(
+                "execute the process",
+                &c.id,
+                &c.inner.group,
+                &c.bundle,
+                p.stdio,
+                &options,
+                EXEC_LIMIT,
+                |w| w.exec(process, init),
+            )
             .await?;
         outcome(errors, &program, START_LIMIT).await?;
         let pidfd = sys::pidfd_open(answer.pid).ok();
@@ -283,96 +325,12 @@ impl Runtime {
 
     /// What the container has used so far.
     pub fn stats(&self, c: &ContainerState) -> Result<Metrics, Error> {
-        self.host.stats(&c.inner.group)
+        self.host.stats(&c.inner.group, c.pid)
     }
 
     /// Opens the stream of out-of-memory kills.
     pub fn oom_events(&self, c: &ContainerState) -> Result<OomEvents, Error> {
         self.host.oom_events(&c.inner.group)
-    }
-
-    /// Removes what is left of a container whose init has exited: processes
-    /// that outlived it, cgroups, state; then runs the poststop hooks. Idempotent.
-    pub async fn delete(&self, c: ContainerState) -> Result<(), Error> {
-        let record = Record::read(&c.bundle)?;
-        if record.as_ref().is_some_and(Record::alive) {
-            return Err(Error::State(format!("container {} still runs; stop it first", c.id)));
-        }
-        let group = &c.inner.group;
-        if !self.host.remove(group) {
-            self.host.signal_all(group, libc::SIGKILL)?;
-            self.host.remove_patiently(group).await?;
-        }
-        remove_state(&c.bundle)?;
-        if record.is_some_and(|r| r.poststop) {
-            let job = Job { what: "run the poststop hooks", keep: Vec::new(), cgroup: None, limit: CREATE_LIMIT };
-            let ran = worker::run(job, || poststop(&c.bundle, &c.id).map(|()| (Answer::default(), None)));
-            if let Err(e) = ran.await {
-                tracing::warn!("container {}: {e}", c.id);
-            }
-        }
-        Record::remove(&c.bundle);
-        Ok(())
-    }
-
-    /// Undoes a create that failed half-way.
-    async fn undo(&self, group: &Group, bundle: &Path) {
-        let undone = async {
-            self.host.signal_all(group, libc::SIGKILL)?;
-            self.host.remove_patiently(group).await
-        };
-        if let Err(e) = undone.await {
-            // The record stays, so that the next cleanup finds what is left.
-            tracing::warn!("undo a failed create: {e}");
-            return;
-        }
-        if let Err(e) = remove_state(bundle) {
-            tracing::warn!("undo a failed create: {e}");
-            return;
-        }
-        Record::remove(bundle);
-    }
-
-    /// Tear-down that knows only the bundle: kills what is left, removes
-    /// cgroups and state, runs the poststop hooks. For a process of its own,
-    /// after the shim was killed. Idempotent.
-    pub fn cleanup(bundle: &Path, id: &str) -> Result<Cleaned, Error> {
-        let Some(record) = Record::read(bundle)? else {
-            remove_state(bundle)?;
-            return Ok(Cleaned { pid: 0, exit_status: 137 });
-        };
-        let host = Host::open()?;
-        if record.alive() {
-            // SAFETY: takes integers; the pid is init's, by its start time.
-            unsafe { libc::kill(record.pid, libc::SIGKILL) };
-        }
-        if let Ok(group) = Group::new(Path::new(&record.cgroup)) {
-            host.signal_all(&group, libc::SIGKILL)?;
-            host.remove_blocking(&group)?;
-        }
-        remove_state(bundle)?;
-        if record.poststop
-            && let Err(e) = poststop(bundle, id)
-        {
-            tracing::warn!("container {id}: {e}");
-        }
-        Record::remove(bundle);
-        Ok(Cleaned { pid: u32::try_from(record.pid).unwrap_or(0), exit_status: 137 })
-    }
-}
-
-fn poststop(bundle: &Path, id: &str) -> Result<(), Error> {
-    let spec = spec::load(bundle)?;
-    hooks::run(&hooks::of(&spec, When::Poststop), &spec, id, bundle, 0, When::Poststop)
-}
-
-fn remove_state(bundle: &Path) -> Result<(), Error> {
-    let state = bundle.join(STATE_DIR);
-    match std::fs::remove_dir_all(&state) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("remove {}", state.display()), e))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -395,7 +353,12 @@ async fn outcome(errors: OwnedFd, program: &str, limit: Duration) -> Result<(), 
     let read = pipe.async_io(Interest::READABLE, |fd| sys::read(fd.as_fd(), &mut buf));
     let n = match tokio::time::timeout(limit, read).await {
         Ok(r) => r.map_err(what)?,
-        Err(_) => return Err(Error::Timeout(format!("{program:?} was not executed within {} s", limit.as_secs()))),
+        Err(_) => {
+            return Err(Error::Timeout(format!(
+                "{program:?} was not executed within {} s",
+                limit.as_secs()
+            )));
+        }
     };
     launch::failure(program, &buf[..n]).map_or(Ok(()), Err)
 }
@@ -405,8 +368,8 @@ fn mark_running(state: &Path) -> Result<(), Error> {
     let path = state.join("state.json");
     let what = |e: std::io::Error| Error::io(format!("update {}", path.display()), e);
     let text = std::fs::read(&path).map_err(what)?;
-    let mut value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| Error::Failed(format!("{} is unreadable: {e}", path.display())))?;
+    let mut value: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|e| Error::Failed(format!("{} is unreadable: {e}", path.display())))?;
     value["status"] = "running".into();
     record::replace(&path, value.to_string().as_bytes()).map_err(what)
 }

@@ -29,7 +29,9 @@ pub(crate) fn root_handle(path: &Path) -> Result<OwnedFd, Error> {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
-    opened.map(OwnedFd::from).map_err(|e| Error::io(format!("open the root filesystem {}", path.display()), e))
+    opened
+        .map(OwnedFd::from)
+        .map_err(|e| Error::io(format!("open the root filesystem {}", path.display()), e))
 }
 
 /// Moves the worker into a mount namespace of its own, in which libcontainer
@@ -81,7 +83,10 @@ pub(crate) fn mount_root(root: &Path, mounts: &[RootfsMount]) -> Result<(), Erro
     for m in mounts {
         let target = m.target.trim_start_matches('/');
         if target.split('/').any(|p| p == "..") {
-            return Err(Error::Invalid(format!("rootfs mount target {:?} leads upwards", m.target)));
+            return Err(Error::Invalid(format!(
+                "rootfs mount target {:?} leads upwards",
+                m.target
+            )));
         }
         let at = if target.is_empty() { root.to_path_buf() } else { root.join(target) };
         let (flags, data) = mount_options(&m.options);
@@ -93,7 +98,8 @@ pub(crate) fn mount_root(root: &Path, mounts: &[RootfsMount]) -> Result<(), Erro
             let recursive = if m.kind == "rbind" { libc::MS_REC } else { flags & libc::MS_REC };
             sys::mount(&m.source, &at, "", libc::MS_BIND | recursive, "").map_err(what)?;
             if flags & !(libc::MS_BIND | libc::MS_REC) != 0 {
-                sys::mount("", &at, "", flags | libc::MS_BIND | libc::MS_REMOUNT, "").map_err(what)?;
+                sys::mount("", &at, "", flags | libc::MS_BIND | libc::MS_REMOUNT, "")
+                    .map_err(what)?;
             }
         } else {
             sys::mount(&m.source, &at, &m.kind, flags, &data).map_err(what)?;
@@ -172,7 +178,10 @@ impl CgroupView {
                 let path = h.mount_point.join(group.path());
                 let what = |e| Error::io(format!("clone the mount of {}", path.display()), e);
                 let c = sys::cpath(&path).map_err(what)?;
-                clones.push((h.name.clone(), sys::clone_mount(cwd.as_fd(), &c, false).map_err(what)?));
+                clones.push((
+                    h.name.clone(),
+                    sys::clone_mount(cwd.as_fd(), &c, false).map_err(what)?,
+                ));
             }
         }
         Ok(Self { clones })
@@ -235,25 +244,37 @@ pub(crate) fn prepare(
             continue;
         }
         let options = m.options().clone().unwrap_or_default();
-        let bind = options.iter().any(|o| o == "bind" || o == "rbind") || m.typ().as_deref() == Some("bind");
+        let bind = options.iter().any(|o| o == "bind" || o == "rbind")
+            || m.typ().as_deref() == Some("bind");
         if bind && !m.source().as_ref().is_some_and(|s| s.exists()) {
-            return Err(Error::NotFound(format!("mount {from} for {to}: there is no such file or directory")));
+            return Err(Error::NotFound(format!(
+                "mount {from} for {to}: there is no such file or directory"
+            )));
         }
-        if bind && (wants_idmap(&options) || m.uid_mappings().is_some() || m.gid_mappings().is_some()) {
+        if bind
+            && (wants_idmap(&options) || m.uid_mappings().is_some() || m.gid_mappings().is_some())
+        {
             let at = stage.place(m).map_err(named)?;
             id_mapped(m, &options, &linux, &at)?.map_err(named)?;
             m.set_source(Some(at)).set_uid_mappings(None).set_gid_mappings(None);
         } else if wants_idmap(&options) {
-            return Err(Error::Invalid(format!("mount {}: idmap is for bind mounts", m.destination().display())));
+            return Err(Error::Invalid(format!(
+                "mount {}: idmap is for bind mounts",
+                m.destination().display()
+            )));
         } else if options.iter().any(|o| o == "tmpcopyup") {
             let at = stage.place_directory().map_err(named)?;
             copied_up(m, &options, root, &at).map_err(named)?;
-            let rest = options.iter().filter(|o| matches!(o.as_str(), "ro" | "nosuid" | "nodev" | "noexec")).cloned();
+            let rest = options
+                .iter()
+                .filter(|o| matches!(o.as_str(), "ro" | "nosuid" | "nodev" | "noexec"))
+                .cloned();
             let rest = rest.chain(["bind".to_owned()]).collect();
             m.set_source(Some(at)).set_typ(Some("bind".into())).set_options(Some(rest));
             continue;
         }
-        let staged = |o: &String| !matches!(o.as_str(), "idmap" | "ridmap") && propagation(o).is_none();
+        let staged =
+            |o: &String| !matches!(o.as_str(), "idmap" | "ridmap") && propagation(o).is_none();
         let rest: Vec<String> = options.iter().filter(|o| staged(o)).cloned().collect();
         let asked = options.iter().filter_map(|o| propagation(o)).next_back();
         // A bind that says nothing gets and gives no mounts.
@@ -315,7 +336,12 @@ impl Stage<'_> {
 }
 
 /// Clones a bind's source with its ids mapped, onto `at`.
-fn id_mapped(m: &Mount, options: &[String], linux: &Linux, at: &Path) -> Result<io::Result<()>, Error> {
+fn id_mapped(
+    m: &Mount,
+    options: &[String],
+    linux: &Linux,
+    at: &Path,
+) -> Result<io::Result<()>, Error> {
     let own = |mine: &Option<Vec<LinuxIdMapping>>, containers: &Option<Vec<LinuxIdMapping>>| {
         mine.clone().or_else(|| containers.clone()).filter(|m| !m.is_empty())
     };
@@ -334,7 +360,8 @@ fn id_mapped(m: &Mount, options: &[String], linux: &Linux, at: &Path) -> Result<
         let cwd = std::fs::File::open("/")?;
         let from = sys::cpath(m.source().as_deref().unwrap_or(Path::new("")))?;
         let mount = sys::clone_mount(cwd.as_fd(), &from, tree)?;
-        let change = sys::MountChange { userns: Some(users.as_fd()), recursive, ..Default::default() };
+        let change =
+            sys::MountChange { userns: Some(users.as_fd()), recursive, ..Default::default() };
         sys::set_mount(mount.as_fd(), &change)?;
         sys::attach(mount.as_fd(), std::fs::File::open(at)?.as_fd())
     };
@@ -361,7 +388,9 @@ fn copy_tree(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
     if depth > 256 {
         return Err(io::Error::other("directories nested too deeply to be copied"));
     }
-    let own = |at: &Path, m: &std::fs::Metadata| std::os::unix::fs::lchown(at, Some(m.uid()), Some(m.gid()));
+    let own = |at: &Path, m: &std::fs::Metadata| {
+        std::os::unix::fs::lchown(at, Some(m.uid()), Some(m.gid()))
+    };
     let top = std::fs::metadata(from)?;
     own(to, &top)?;
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(top.mode() & 0o7777))?;
@@ -378,7 +407,10 @@ fn copy_tree(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
         } else if meta.is_file() {
             std::fs::copy(&source, &target)?;
             own(&target, &meta)?;
-            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+            std::fs::set_permissions(
+                &target,
+                std::fs::Permissions::from_mode(meta.mode() & 0o7777),
+            )?;
         }
     }
     Ok(())

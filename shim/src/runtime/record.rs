@@ -33,7 +33,8 @@ impl Record {
     /// Writes it so that a reader sees the old or the new one, whole.
     pub(crate) fn write(&self, bundle: &Path) -> Result<(), Error> {
         let path = path(bundle);
-        let text = serde_json::to_vec(self).map_err(|e| Error::Failed(format!("write the record: {e}")))?;
+        let text = serde_json::to_vec(self)
+            .map_err(|e| Error::Failed(format!("write the record: {e}")))?;
         replace(&path, &text).map_err(|e| Error::io(format!("write {}", path.display()), e))
     }
 

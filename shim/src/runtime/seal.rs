@@ -23,7 +23,10 @@ pub fn sealed_binary() -> Result<OwnedFd, Error> {
     let root = std::fs::File::open("/").map_err(what)?;
     let path = sys::cpath(&path).map_err(what)?;
     let mount = sys::clone_mount(root.as_fd(), &path, false).map_err(what)?;
-    let change = sys::MountChange { set: sys::ATTR_RDONLY | sys::ATTR_NODEV | sys::ATTR_NOSUID, ..Default::default() };
+    let change = sys::MountChange {
+        set: sys::ATTR_RDONLY | sys::ATTR_NODEV | sys::ATTR_NOSUID,
+        ..Default::default()
+    };
     sys::set_mount(mount.as_fd(), &change).map_err(what)?;
     Ok(mount)
 }
@@ -55,8 +58,13 @@ pub fn reexec() -> Result<(), Error> {
     }
     let what = |e| Error::io("execute this program from a read-only mount", e);
     let binary = sealed_binary()?;
-    let args = std::env::args_os().map(|a| sys::cstr(a.as_bytes())).collect::<io::Result<Vec<_>>>().map_err(what)?;
-    let pair = |(k, v): (std::ffi::OsString, std::ffi::OsString)| sys::cstr([k.as_bytes(), b"=", v.as_bytes()].concat());
+    let args = std::env::args_os()
+        .map(|a| sys::cstr(a.as_bytes()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(what)?;
+    let pair = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
+        sys::cstr([k.as_bytes(), b"=", v.as_bytes()].concat())
+    };
     let env = std::env::vars_os().map(pair).collect::<io::Result<Vec<_>>>().map_err(what)?;
     let pointers = |all: &[CString]| -> Vec<*mut libc::c_char> {
         all.iter().map(|c| c.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
@@ -65,7 +73,13 @@ pub fn reexec() -> Result<(), Error> {
     // SAFETY: the path is an empty text, arguments and environment end with NUL
     // and their lists with a null pointer; all live until the call returns.
     unsafe {
-        libc::execveat(binary.as_raw_fd(), c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+        libc::execveat(
+            binary.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
     }
     Err(what(io::Error::last_os_error()))
 }

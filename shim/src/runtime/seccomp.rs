@@ -6,9 +6,12 @@
 
 use super::sys;
 use super::types::Error;
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator,
 };
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -36,7 +39,8 @@ pub(crate) fn check(section: &LinuxSeccomp) -> Result<(), Error> {
         || rules.clone().any(|r| r.action() == notify)
     {
         return Err(Error::Unsupported(
-            "seccomp: SCMP_ACT_NOTIFY and listenerPath are not implemented; use another action".into(),
+            "seccomp: SCMP_ACT_NOTIFY and listenerPath are not implemented; use another action"
+                .into(),
         ));
     }
     for flag in section.flags().iter().flatten() {
@@ -51,7 +55,8 @@ pub(crate) fn check(section: &LinuxSeccomp) -> Result<(), Error> {
 /// The program for a profile, from the cache or compiled and put there.
 pub(crate) fn filter(section: &LinuxSeccomp, cache: &Path) -> Result<Filter, Error> {
     check(section)?;
-    let flags = section.flags().iter().flatten().try_fold(0, |all, f| kernel_flag(*f).map(|f| all | f))?;
+    let flags =
+        section.flags().iter().flatten().try_fold(0, |all, f| kernel_flag(*f).map(|f| all | f))?;
     let place = entry(section, cache)?;
     let usable = directory(cache);
     if let Err(e) = &usable {
@@ -60,8 +65,9 @@ pub(crate) fn filter(section: &LinuxSeccomp, cache: &Path) -> Result<Filter, Err
         return Ok(Filter { program, flags });
     }
     let bytes = compile(section)?;
-    let program = decode(&bytes)
-        .ok_or_else(|| Error::Invalid("seccomp: the profile makes a program too long for the kernel".into()))?;
+    let program = decode(&bytes).ok_or_else(|| {
+        Error::Invalid("seccomp: the profile makes a program too long for the kernel".into())
+    })?;
     if usable.is_ok()
         && let Err(e) = store(&place, &bytes)
     {
@@ -75,7 +81,10 @@ impl Filter {
     /// no_new_privs, and is for good.
     pub(crate) fn load(&self) -> io::Result<()> {
         const SET_MODE_FILTER: libc::c_uint = 1;
-        let program = libc::sock_fprog { len: self.program.len() as u16, filter: self.program.as_ptr().cast_mut() };
+        let program = libc::sock_fprog {
+            len: self.program.len() as u16,
+            filter: self.program.as_ptr().cast_mut(),
+        };
         // SAFETY: `program` describes a live array of `len` instructions, which
         // the kernel only reads.
         let r = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, self.flags, &program) };
@@ -84,7 +93,8 @@ impl Filter {
 }
 
 fn entry(section: &LinuxSeccomp, cache: &Path) -> Result<PathBuf, Error> {
-    let text = serde_json::to_vec(section).map_err(|e| Error::Failed(format!("seccomp: write the profile: {e}")))?;
+    let text = serde_json::to_vec(section)
+        .map_err(|e| Error::Failed(format!("seccomp: write the profile: {e}")))?;
     let mut sum = Sha256::new();
     sum.update(&text);
     sum.update(std::env::consts::ARCH);
@@ -111,7 +121,11 @@ fn cached(place: &Path) -> Option<Vec<libc::sock_filter>> {
     let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(place).ok()?;
     let meta = file.metadata().ok()?;
-    if !meta.is_file() || meta.uid() != 0 || meta.mode() & 0o022 != 0 || meta.len() > (MAX_INSNS * INSN) as u64 {
+    if !meta.is_file()
+        || meta.uid() != 0
+        || meta.mode() & 0o022 != 0
+        || meta.len() > (MAX_INSNS * INSN) as u64
+    {
         return None;
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
@@ -121,14 +135,20 @@ fn cached(place: &Path) -> Option<Vec<libc::sock_filter>> {
 
 fn store(place: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = place.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&tmp)?;
     file.write_all(bytes)?;
     drop(file);
     std::fs::rename(&tmp, place)
 }
 
 fn decode(bytes: &[u8]) -> Option<Vec<libc::sock_filter>> {
-    let whole = !bytes.is_empty() && bytes.len() % INSN == 0 && bytes.len() / INSN <= MAX_INSNS;
+    let whole =
+        !bytes.is_empty() && bytes.len().is_multiple_of(INSN) && bytes.len() / INSN <= MAX_INSNS;
     whole.then(|| {
         bytes
             .chunks_exact(INSN)
@@ -143,7 +163,9 @@ fn decode(bytes: &[u8]) -> Option<Vec<libc::sock_filter>> {
 }
 
 fn compile(section: &LinuxSeccomp) -> Result<Vec<u8>, Error> {
-    let failed = |what: &str, e: libseccomp::error::SeccompError| Error::Failed(format!("seccomp: {what}: {e}"));
+    let failed = |what: &str, e: libseccomp::error::SeccompError| {
+        Error::Failed(format!("seccomp: {what}: {e}"))
+    };
     let default = action(section.default_action(), section.default_errno_ret())?;
     let mut filter = ScmpFilterContext::new(default).map_err(|e| failed("begin the filter", e))?;
     filter.set_ctl_nnp(false).map_err(|e| failed("leave no_new_privs alone", e))?;
@@ -161,7 +183,9 @@ fn compile(section: &LinuxSeccomp) -> Result<Vec<u8>, Error> {
             // A name that this libseccomp does not know is a call of a newer kernel.
             let Ok(call) = ScmpSyscall::from_name(name) else { continue };
             for conditions in conditions(rule.args().as_deref().unwrap_or_default()) {
-                filter.add_rule_conditional(wanted, call, &conditions).map_err(|e| failed(name, e))?;
+                filter
+                    .add_rule_conditional(wanted, call, &conditions)
+                    .map_err(|e| failed(name, e))?;
             }
         }
     }
@@ -213,14 +237,18 @@ fn conditions(args: &[LinuxSeccompArg]) -> Vec<Vec<ScmpArgCompare>> {
 fn action(a: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, Error> {
     let number = errno.unwrap_or(libc::EPERM as u32);
     Ok(match a {
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
+            ScmpAction::KillThread
+        }
         LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
         LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
         LinuxSeccompAction::ScmpActErrno => ScmpAction::Errno(number as i32),
         LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(number as u16),
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
-        LinuxSeccompAction::ScmpActNotify => return Err(Error::Unsupported("seccomp: SCMP_ACT_NOTIFY".into())),
+        LinuxSeccompAction::ScmpActNotify => {
+            return Err(Error::Unsupported("seccomp: SCMP_ACT_NOTIFY".into()));
+        }
     })
 }
 
@@ -254,6 +282,10 @@ fn architecture(arch: Arch) -> Result<ScmpArch, Error> {
         Arch::ScmpArchS390 => ScmpArch::S390,
         Arch::ScmpArchS390x => ScmpArch::S390X,
         Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
-        other => return Err(Error::Unsupported(format!("seccomp: the architecture {other:?} is not known here"))),
+        other => {
+            return Err(Error::Unsupported(format!(
+                "seccomp: the architecture {other:?} is not known here"
+            )));
+        }
     })
 }

@@ -10,7 +10,8 @@ use super::cgroup::{Group, Host};
 use super::seccomp;
 use super::types::{Error, Options};
 use oci_spec::runtime::{
-    Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, PosixRlimitType, Process, Spec,
+    Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, PosixRlimitType,
+    Process, Spec,
 };
 use std::collections::HashSet;
 use std::io::Read;
@@ -34,12 +35,18 @@ pub(crate) fn load(bundle: &Path) -> Result<Spec, Error> {
     std::fs::File::open(&path)
         .and_then(|f| f.take(MAX_CONFIG).read_to_string(&mut text))
         .map_err(|e| Error::io(format!("read {}", path.display()), e))?;
-    serde_json::from_str(&text).map_err(|e| Error::Invalid(format!("{} is not a valid spec: {e}", path.display())))
+    serde_json::from_str(&text)
+        .map_err(|e| Error::Invalid(format!("{} is not a valid spec: {e}", path.display())))
 }
 
 impl Plan {
     /// Reads and checks the bundle's spec.
-    pub(crate) fn read(bundle: &Path, id: &str, options: &Options, host: &Host) -> Result<Self, Error> {
+    pub(crate) fn read(
+        bundle: &Path,
+        id: &str,
+        options: &Options,
+        host: &Host,
+    ) -> Result<Self, Error> {
         let spec = load(bundle)?;
         let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
@@ -92,13 +99,18 @@ pub(crate) fn check_process(process: &Process) -> Result<(), Error> {
         return Err(Error::Invalid("process.args and process.env must not hold NUL bytes".into()));
     }
     if !process.cwd().is_absolute() {
-        return Err(Error::Invalid(format!("process.cwd {:?} is not an absolute path", process.cwd())));
+        return Err(Error::Invalid(format!(
+            "process.cwd {:?} is not an absolute path",
+            process.cwd()
+        )));
     }
     if process.selinux_label().as_ref().is_some_and(|l| !l.is_empty()) {
         return Err(Error::Unsupported(if Path::new("/sys/fs/selinux/enforce").exists() {
-            "process.selinuxLabel: SELinux labels are not implemented; leave it out of the spec".into()
+            "process.selinuxLabel: SELinux labels are not implemented; leave it out of the spec"
+                .into()
         } else {
-            "process.selinuxLabel is given, but SELinux is disabled or not supported on this host".into()
+            "process.selinuxLabel is given, but SELinux is disabled or not supported on this host"
+                .into()
         }));
     }
     if let Some(profile) = process.apparmor_profile().as_ref().filter(|p| !p.is_empty()) {
@@ -120,7 +132,10 @@ fn check_rlimits(process: &Process) -> Result<(), Error> {
             return Err(Error::Invalid(format!("rlimit {} is given twice", limit.typ())));
         }
         if limit.soft() > limit.hard() {
-            return Err(Error::Invalid(format!("rlimit {}: soft limit above the hard limit", limit.typ())));
+            return Err(Error::Invalid(format!(
+                "rlimit {}: soft limit above the hard limit",
+                limit.typ()
+            )));
         }
         let Some(resource) = resource(limit.typ()) else { continue };
         let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -167,7 +182,8 @@ const CAP_SYS_RESOURCE: u32 = 24;
 fn has_capability(bit: u32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-    line.and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).is_some_and(|caps| caps >> bit & 1 == 1)
+    line.and_then(|s| u64::from_str_radix(s.trim(), 16).ok())
+        .is_some_and(|caps| caps >> bit & 1 == 1)
 }
 
 fn check_namespaces(linux: &Linux) -> Result<(), Error> {
@@ -180,14 +196,20 @@ fn check_namespaces(linux: &Linux) -> Result<(), Error> {
         if let Some(path) = ns.path()
             && !path.exists()
         {
-            return Err(Error::NotFound(format!("{} namespace {}: there is no such file", ns.typ(), path.display())));
+            return Err(Error::NotFound(format!(
+                "{} namespace {}: there is no such file",
+                ns.typ(),
+                path.display()
+            )));
         }
     }
     match all.clone().find(|n| n.typ() == LinuxNamespaceType::Mount) {
-        None => Err(Error::Unsupported("a container without a mount namespace of its own is not supported".into())),
-        Some(ns) if ns.path().is_some() => {
-            Err(Error::Unsupported("joining another mount namespace by path is not supported".into()))
-        }
+        None => Err(Error::Unsupported(
+            "a container without a mount namespace of its own is not supported".into(),
+        )),
+        Some(ns) if ns.path().is_some() => Err(Error::Unsupported(
+            "joining another mount namespace by path is not supported".into(),
+        )),
         Some(_) => Ok(()),
     }
 }
@@ -201,7 +223,9 @@ fn propagation_name(name: Option<&str>) -> Result<Option<&'static str>, Error> {
         Some("private" | "rprivate") => "private",
         Some("unbindable" | "runbindable") => "unbindable",
         Some(other) => {
-            return Err(Error::Invalid(format!("linux.rootfsPropagation {other:?} is no kind of propagation")));
+            return Err(Error::Invalid(format!(
+                "linux.rootfsPropagation {other:?} is no kind of propagation"
+            )));
         }
     }))
 }
@@ -229,9 +253,16 @@ fn group(path: Option<&Path>, id: &str, options: &Options) -> Result<Group, Erro
             place.push(format!("{grown}.slice"));
         }
     } else if !parts[0].is_empty() {
-        return Err(Error::Invalid(format!("cgroupsPath {text:?}: {:?} does not end in .slice", parts[0])));
+        return Err(Error::Invalid(format!(
+            "cgroupsPath {text:?}: {:?} does not end in .slice",
+            parts[0]
+        )));
     }
-    place.push(if parts[1].is_empty() { parts[2].to_owned() } else { format!("{}-{}.scope", parts[1], parts[2]) });
+    place.push(if parts[1].is_empty() {
+        parts[2].to_owned()
+    } else {
+        format!("{}-{}.scope", parts[1], parts[2])
+    });
     Group::new(&place)
 }
 
@@ -264,7 +295,8 @@ pub(crate) fn for_libcontainer(mut spec: Spec, root: &Path) -> Result<Adapted, E
             .set_cgroups_path(None)
             .set_rootfs_propagation(propagation.map(str::to_owned));
     }
-    let config = serde_json::to_vec(&spec).map_err(|e| Error::Failed(format!("write the adapted spec: {e}")))?;
+    let config = serde_json::to_vec(&spec)
+        .map_err(|e| Error::Failed(format!("write the adapted spec: {e}")))?;
     Ok(Adapted { config, process: executed })
 }
 

@@ -23,7 +23,8 @@ const AT_RECURSIVE: libc::c_uint = 0x8000;
 
 /// Turns a path or text into a C string; a NUL inside is an invalid argument.
 pub(crate) fn cstr(s: impl AsRef<[u8]>) -> io::Result<CString> {
-    CString::new(s.as_ref()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "text with a NUL byte"))
+    CString::new(s.as_ref())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "text with a NUL byte"))
 }
 
 /// A path as a C string.
@@ -82,14 +83,29 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 pub(crate) fn pidfd_kill(fd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo means that the kernel fills it in.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, null, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, null, 0) })
+        .map(drop)
 }
 
 /// `openat2` with O_CLOEXEC added.
-pub(crate) fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
+pub(crate) fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     let how = [(flags | libc::O_CLOEXEC) as u64, u64::from(mode), resolve];
     // SAFETY: `how` is an open_how of 24 bytes and the path ends with NUL.
-    owned(unsafe { libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), how.as_ptr(), size_of_val(&how)) })
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            how.as_ptr(),
+            size_of_val(&how),
+        )
+    })
 }
 
 /// Makes one directory; that it exists already is fine.
@@ -104,7 +120,8 @@ pub(crate) fn mkdirat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> io::Result
 /// Removes an empty directory.
 pub(crate) fn rmdirat(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     // SAFETY: the path ends with NUL and the descriptor is open.
-    check(unsafe { libc::unlinkat(dir.as_raw_fd(), path.as_ptr(), libc::AT_REMOVEDIR) }.into()).map(drop)
+    check(unsafe { libc::unlinkat(dir.as_raw_fd(), path.as_ptr(), libc::AT_REMOVEDIR) }.into())
+        .map(drop)
 }
 
 /// `openat` for reading or writing a small file under a directory handle.
@@ -143,14 +160,16 @@ pub(crate) fn mount(src: &str, at: &Path, kind: &str, flags: u64, data: &str) ->
     let (src, at, kind, data) = (cstr(src)?, cpath(at)?, cstr(kind)?, cstr(data)?);
     let data = if data.is_empty() { std::ptr::null() } else { data.as_ptr().cast() };
     // SAFETY: all texts end with NUL and live until the call returns.
-    check(unsafe { libc::mount(src.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data) }.into()).map(drop)
+    check(unsafe { libc::mount(src.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data) }.into())
+        .map(drop)
 }
 
 /// umount2 with MNT_DETACH.
 pub(crate) fn detach(at: &Path) -> io::Result<()> {
     let at = cpath(at)?;
     // SAFETY: the path ends with NUL.
-    check(unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into()).map(drop)
+    check(unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into())
+        .map(drop)
 }
 
 /// unshare(2).
@@ -176,9 +195,12 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&str, &str)], attr: u64) -> io:
     let fs = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1) })?;
     for (key, value) in options {
         let (key, value) = (cstr(key)?, cstr(value)?);
-        let (cmd, value) = if value.is_empty() { (SET_FLAG, null) } else { (SET_STRING, value.as_ptr()) };
+        let (cmd, value) =
+            if value.is_empty() { (SET_FLAG, null) } else { (SET_STRING, value.as_ptr()) };
         // SAFETY: key and value end with NUL and live until the call returns.
-        check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, key.as_ptr(), value, 0) })?;
+        check(unsafe {
+            libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, key.as_ptr(), value, 0)
+        })?;
     }
     // SAFETY: the command takes neither key nor value.
     check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), CMD_CREATE, null, null, 0) })?;
@@ -187,7 +209,11 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&str, &str)], attr: u64) -> io:
 }
 
 /// Clones the mount at `path` (with what is mounted below it, when `recursive`) into a detached one.
-pub(crate) fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
+pub(crate) fn clone_mount(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    recursive: bool,
+) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE
         | libc::OPEN_TREE_CLOEXEC
         | libc::AT_EMPTY_PATH as libc::c_uint
@@ -203,8 +229,10 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, at: BorrowedFd<'_>) -> io::Result<()
     let none = c"".as_ptr();
     let flags = F_EMPTY_PATH | T_EMPTY_PATH;
     // SAFETY: both paths are empty texts and both descriptors are open.
-    check(unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), none, at.as_raw_fd(), none, flags) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), none, at.as_raw_fd(), none, flags)
+    })
+    .map(drop)
 }
 
 /// Changes of a mount by [`set_mount`].
@@ -225,11 +253,14 @@ pub(crate) fn set_mount(mount: BorrowedFd<'_>, change: &MountChange<'_>) -> io::
     let idmap = if change.userns.is_some() { ATTR_IDMAP } else { 0 };
     let userns = change.userns.map_or(0, |fd| fd.as_raw_fd() as u64);
     let attr = [change.set | idmap, 0, change.propagation, userns];
-    let flags = libc::AT_EMPTY_PATH as libc::c_uint | if change.recursive { AT_RECURSIVE } else { 0 };
+    let flags =
+        libc::AT_EMPTY_PATH as libc::c_uint | if change.recursive { AT_RECURSIVE } else { 0 };
     let (none, size) = (c"".as_ptr(), size_of_val(&attr));
     // SAFETY: `attr` is a mount_attr of 32 bytes, the path is an empty text.
-    check(unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), none, flags, attr.as_ptr(), size) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), none, flags, attr.as_ptr(), size)
+    })
+    .map(drop)
 }
 
 /// A pair of connected SOCK_SEQPACKET sockets.
@@ -256,7 +287,11 @@ pub(crate) fn nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes integers only.
     let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }.into())?;
     // SAFETY: takes integers only.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags as i32 | libc::O_NONBLOCK) }.into()).map(drop)
+    check(
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags as i32 | libc::O_NONBLOCK) }
+            .into(),
+    )
+    .map(drop)
 }
 
 /// A descriptor that the event loop waits on for reading.
@@ -272,7 +307,11 @@ pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 type Control = [u64; 4];
 
 /// Sends one message with at most one descriptor.
-pub(crate) fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub(crate) fn send(
+    sock: BorrowedFd<'_>,
+    data: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     let mut control: Control = [0; 4];
     // SAFETY: msghdr is plain data, all zeroes is an empty one.
@@ -294,11 +333,15 @@ pub(crate) fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>
         }
     }
     // SAFETY: `msg` points to live buffers only.
-    check(unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) } as libc::c_long).map(drop)
+    check(unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) } as libc::c_long)
+        .map(drop)
 }
 
 /// Receives one message with at most one descriptor.
-pub(crate) fn receive(sock: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+pub(crate) fn receive(
+    sock: BorrowedFd<'_>,
+    buf: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
     let mut control: Control = [0; 4];
     // SAFETY: msghdr is plain data, all zeroes is an empty one.
@@ -316,7 +359,9 @@ pub(crate) fn receive(sock: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize
     // which is ours from now on.
     let fd = unsafe {
         let c = libc::CMSG_FIRSTHDR(&msg);
-        (!c.is_null() && (*c).cmsg_type == libc::SCM_RIGHTS && (*c).cmsg_len >= libc::CMSG_LEN(4) as usize)
+        (!c.is_null()
+            && (*c).cmsg_type == libc::SCM_RIGHTS
+            && (*c).cmsg_len >= libc::CMSG_LEN(4) as usize)
             .then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(c).cast::<RawFd>().read_unaligned()))
     };
     Ok((n, fd))
@@ -325,17 +370,19 @@ pub(crate) fn receive(sock: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize
 /// read(2) into a slice.
 pub(crate) fn read(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the slice is writable for its length.
-    check(unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) } as libc::c_long).map(|n| n as usize)
+    check(unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) } as libc::c_long)
+        .map(|n| n as usize)
 }
 
 /// write(2) from a slice.
 pub(crate) fn write(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     // SAFETY: the slice is readable for its length.
-    check(unsafe { libc::write(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len()) } as libc::c_long).map(|n| n as usize)
+    check(unsafe { libc::write(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len()) } as libc::c_long)
+        .map(|n| n as usize)
 }
 
 /// Closes every descriptor from 3 on that is not in `keep`.
-pub(crate) fn close_all_but(keep: &mut Vec<RawFd>) {
+pub(crate) fn close_all_but(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut from = 3;
     for &fd in keep.iter().filter(|fd| **fd >= 3) {

@@ -62,7 +62,9 @@ impl Error {
     /// invoked; nothing for every other error.
     pub fn exit_code(&self) -> Option<u32> {
         match self {
-            Self::Exec { errno, .. } => Some(if *errno == libc::ENOENT || *errno == libc::ENOTDIR { 127 } else { 126 }),
+            Self::Exec { errno, .. } => {
+                Some(if *errno == libc::ENOENT || *errno == libc::ENOTDIR { 127 } else { 126 })
+            }
             _ => None,
         }
     }
@@ -171,7 +173,6 @@ impl ContainerState {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) group: Group,
-    pub(crate) start_time: u64,
     /// What init executes, for messages.
     pub(crate) program: String,
     pub(crate) poststart: Option<(Vec<Hook>, Spec)>,

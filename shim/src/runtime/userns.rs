@@ -7,7 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// A user namespace with these mappings, as a handle; no process lives in it.
-pub(crate) fn with_mappings(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> io::Result<OwnedFd> {
+pub(crate) fn with_mappings(
+    uids: &[LinuxIdMapping],
+    gids: &[LinuxIdMapping],
+) -> io::Result<OwnedFd> {
     let (ready, tell) = sys::pipe()?;
     let (wait, go) = sys::pipe()?;
     // SAFETY: only called in a worker, which has a single thread.
@@ -32,7 +35,12 @@ pub(crate) fn with_mappings(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) ->
     }
 }
 
-fn map(pid: i32, ready: OwnedFd, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> io::Result<OwnedFd> {
+fn map(
+    pid: i32,
+    ready: OwnedFd,
+    uids: &[LinuxIdMapping],
+    gids: &[LinuxIdMapping],
+) -> io::Result<OwnedFd> {
     let mut made = [0];
     sys::read(ready.as_fd(), &mut made)?;
     if made[0] == 0 {

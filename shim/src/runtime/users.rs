@@ -12,7 +12,13 @@ const MAX_FILE: u64 = 16 << 20;
 /// Reads a file under a root that nothing in it can leave; empty when it is not there.
 fn read(root: BorrowedFd<'_>, path: &str) -> String {
     let open = || {
-        let fd = sys::openat2(root, &sys::cstr(path)?, libc::O_RDONLY | libc::O_NONBLOCK, 0, sys::IN_ROOT)?;
+        let fd = sys::openat2(
+            root,
+            &sys::cstr(path)?,
+            libc::O_RDONLY | libc::O_NONBLOCK,
+            0,
+            sys::IN_ROOT,
+        )?;
         let file = std::fs::File::from(fd);
         if !file.metadata()?.is_file() {
             return Ok(Vec::new());
@@ -36,7 +42,12 @@ fn accounts(text: &str) -> impl Iterator<Item = Account> + '_ {
     text.lines().filter_map(|line| {
         let f: Vec<&str> = line.split(':').collect();
         let (name, uid, gid) = (f.first()?, f.get(2)?.parse().ok()?, f.get(3)?.parse().ok()?);
-        Some(Account { name: (*name).to_owned(), uid, gid, home: f.get(5).copied().unwrap_or("").to_owned() })
+        Some(Account {
+            name: (*name).to_owned(),
+            uid,
+            gid,
+            home: f.get(5).copied().unwrap_or("").to_owned(),
+        })
     })
 }
 
@@ -63,7 +74,8 @@ pub(crate) fn resolve(process: &mut Process, root: BorrowedFd<'_>) -> Result<(),
     }
     if !has_home {
         let uid = process.user().uid();
-        let home = accounts(&passwd).find(|a| a.uid == uid).map(|a| a.home).filter(|h| !h.is_empty());
+        let home =
+            accounts(&passwd).find(|a| a.uid == uid).map(|a| a.home).filter(|h| !h.is_empty());
         let mut env = process.env().clone().unwrap_or_default();
         env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
         process.set_env(Some(env));
@@ -71,7 +83,12 @@ pub(crate) fn resolve(process: &mut Process, root: BorrowedFd<'_>) -> Result<(),
     Ok(())
 }
 
-fn by_name(process: &mut Process, named: &str, passwd: &str, root: BorrowedFd<'_>) -> Result<(), Error> {
+fn by_name(
+    process: &mut Process,
+    named: &str,
+    passwd: &str,
+    root: BorrowedFd<'_>,
+) -> Result<(), Error> {
     let (name, group) = match named.split_once(':') {
         Some((name, group)) => (name, Some(group)),
         None => (named, None),
@@ -83,19 +100,23 @@ fn by_name(process: &mut Process, named: &str, passwd: &str, root: BorrowedFd<'_
         (None, Some(uid)) => uid,
         (None, None) if name.is_empty() => process.user().uid(),
         (None, None) => {
-            return Err(Error::Invalid(format!("unable to find user {name}: no matching entries in passwd file")));
+            return Err(Error::Invalid(format!(
+                "unable to find user {name}: no matching entries in passwd file"
+            )));
         }
     };
     let text = read(root, "etc/group");
     let gid = match group.filter(|g| !g.is_empty()) {
-        Some(group) => match groups(&text).find(|g| g.0 == group).map(|g| g.1).or_else(|| group.parse().ok()) {
-            Some(gid) => gid,
-            None => {
-                return Err(Error::Invalid(format!(
-                    "unable to find group {group}: no matching entries in group file"
-                )));
+        Some(group) => {
+            match groups(&text).find(|g| g.0 == group).map(|g| g.1).or_else(|| group.parse().ok()) {
+                Some(gid) => gid,
+                None => {
+                    return Err(Error::Invalid(format!(
+                        "unable to find group {group}: no matching entries in group file"
+                    )));
+                }
             }
-        },
+        }
         None => account.as_ref().map_or(process.user().gid(), |a| a.gid),
     };
     let mut more = process.user().additional_gids().clone().unwrap_or_default();
@@ -116,10 +137,21 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn solve(user: &str) -> Result<(u32, u32, Vec<u32>, String), Error> {
-        let dir = std::env::temp_dir().join(format!("gantry-users-{}-{}", std::process::id(), user.replace(':', "_")));
+        let dir = std::env::temp_dir().join(format!(
+            "gantry-users-{}-{}",
+            std::process::id(),
+            user.replace(':', "_")
+        ));
         let made = std::fs::create_dir_all(dir.join("etc"))
-            .and_then(|()| std::fs::write(dir.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/srv:/bin/sh\n"))
-            .and_then(|()| std::fs::write(dir.join("etc/group"), "root:x:0:\nweb:x:44:\nlogs:x:50:web,root\n"));
+            .and_then(|()| {
+                std::fs::write(
+                    dir.join("etc/passwd"),
+                    "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/srv:/bin/sh\n",
+                )
+            })
+            .and_then(|()| {
+                std::fs::write(dir.join("etc/group"), "root:x:0:\nweb:x:44:\nlogs:x:50:web,root\n")
+            });
         assert!(made.is_ok());
         let root = std::fs::File::open(&dir).map_err(|e| Error::io("open", e))?;
         let mut p = Process::default();
@@ -128,7 +160,8 @@ mod tests {
         let r = resolve(&mut p, root.as_fd());
         let _ = std::fs::remove_dir_all(&dir);
         r?;
-        let home = p.env().iter().flatten().find_map(|e| e.strip_prefix("HOME=")).unwrap_or("").to_owned();
+        let home =
+            p.env().iter().flatten().find_map(|e| e.strip_prefix("HOME=")).unwrap_or("").to_owned();
         let u = p.user();
         Ok((u.uid(), u.gid(), u.additional_gids().clone().unwrap_or_default(), home))
     }
@@ -145,7 +178,13 @@ mod tests {
     #[test]
     fn unknown_names_say_which_file_lacks_them() {
         let text = |r: Result<_, Error>| r.err().map(|e| e.to_string()).unwrap_or_default();
-        assert_eq!(text(solve("nobody")), "unable to find user nobody: no matching entries in passwd file");
-        assert_eq!(text(solve("web:none")), "unable to find group none: no matching entries in group file");
+        assert_eq!(
+            text(solve("nobody")),
+            "unable to find user nobody: no matching entries in passwd file"
+        );
+        assert_eq!(
+            text(solve("web:none")),
+            "unable to find group none: no matching entries in group file"
+        );
     }
 }

@@ -107,7 +107,9 @@ where
             let (bytes, fd) = match answer {
                 Err(_) => {
                     let s = job.limit.as_secs();
-                    return Err(Error::Timeout(format!("{what}: no answer within {s} s; the attempt was ended")));
+                    return Err(Error::Timeout(format!(
+                        "{what}: no answer within {s} s; the attempt was ended"
+                    )));
                 }
                 Ok(r) => r.map_err(|e| failed("read the worker's answer", e))?,
             };
@@ -115,8 +117,9 @@ where
                 return Err(Error::Failed(format!("{what}: the worker ended without an answer")));
             }
             guard.pidfd = None;
-            let wire: Wire = serde_json::from_slice(&bytes)
-                .map_err(|e| Error::Failed(format!("{what}: the worker's answer is unreadable: {e}")))?;
+            let wire: Wire = serde_json::from_slice(&bytes).map_err(|e| {
+                Error::Failed(format!("{what}: the worker's answer is unreadable: {e}"))
+            })?;
             Result::from(wire).map(|a| (a, fd))
         }
     }
@@ -157,13 +160,17 @@ where
 /// Takes off what the worker inherited from the shim and must not pass on to a
 /// container: descriptors, signal handlers and mask, supplementary groups, a
 /// real-time scheduling class.
-fn clean_slate(keep: &mut Vec<RawFd>) {
+fn clean_slate(keep: &mut [RawFd]) {
     // SAFETY: plain calls on our own process; every pointer is to a live local.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         // A handler of tokio's would write into a descriptor that is closed below.
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        // By the system call itself: libc's keeps two signals for itself, and a
+        // container must not find any ignored. All zeroes is the default action.
+        let default = [0u64; 4];
+        let none = std::ptr::null_mut::<u64>();
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);

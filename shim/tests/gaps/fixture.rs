@@ -17,7 +17,7 @@ fn cache() -> PathBuf {
 }
 
 /// A Debian busybox with its libraries, as an unpacked image. Made once.
-pub fn image() -> PathBuf {
+pub(crate) fn image() -> PathBuf {
     let image = cache().join("busybox");
     if image.join("complete").exists() {
         return image;
@@ -49,17 +49,26 @@ chmod 1777 tmp; chmod 700 root; touch complete
 }
 
 /// Docker's capabilities.
-pub const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+pub(crate) const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
     "CAP_AUDIT_WRITE",
 ];
 
 /// A spec like Docker's, running `args`.
-pub fn spec(args: &[&str]) -> Value {
-    let mount = |to: &str, kind: &str, options: &[&str]| {
-        json!({"destination": to, "type": kind, "source": kind, "options": options})
-    };
+pub(crate) fn spec(args: &[&str]) -> Value {
+    let mount = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
     let hard = ["nosuid", "noexec", "nodev"];
     json!({
         "ociVersion": "1.1.0",
@@ -92,7 +101,7 @@ pub fn spec(args: &[&str]) -> Value {
 }
 
 /// A profile that refuses to make directories and to change modes, with all else allowed.
-pub fn profile() -> Value {
+pub(crate) fn profile() -> Value {
     json!({
         "defaultAction": "SCMP_ACT_ALLOW",
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
@@ -101,10 +110,10 @@ pub fn profile() -> Value {
 }
 
 /// A runtime, a bundle, and the exits seen so far.
-pub struct Lab {
-    pub runtime: Runtime,
-    pub bundle: PathBuf,
-    pub id: String,
+pub(crate) struct Lab {
+    pub(crate) runtime: Runtime,
+    pub(crate) bundle: PathBuf,
+    pub(crate) id: String,
     tokio: tokio::runtime::Runtime,
     exits: HashMap<i32, i32>,
     dir: tempfile::TempDir,
@@ -112,20 +121,26 @@ pub struct Lab {
 
 /// What a process said and how it ended.
 #[derive(Debug)]
-pub struct Done {
-    pub out: String,
-    pub status: i32,
+pub(crate) struct Done {
+    pub(crate) out: String,
+    pub(crate) status: i32,
 }
 
 impl Lab {
-    pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("gantry-lab-").tempdir().expect("a temporary directory");
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("gantry-lab-")
+            .tempdir()
+            .expect("a temporary directory");
         let bundle = dir.path().join("bundle");
         for sub in ["bundle/rootfs", "upper", "work"] {
             fs::create_dir_all(dir.path().join(sub)).expect("directories in a new directory");
         }
         let id = format!("lab-{}", std::process::id());
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event loop");
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("an event loop");
         // A process of its own without a pid namespace would be init's child otherwise.
         // SAFETY: takes integers only.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -134,12 +149,12 @@ impl Lab {
     }
 
     /// A directory on the host for the test.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The overlay on the image.
-    pub fn rootfs(&self) -> Vec<RootfsMount> {
+    pub(crate) fn rootfs(&self) -> Vec<RootfsMount> {
         let layers = format!("lowerdir={}", image().display());
         let upper = format!("upperdir={}", self.path("upper").display());
         let work = format!("workdir={}", self.path("work").display());
@@ -151,7 +166,7 @@ impl Lab {
         }]
     }
 
-    pub fn block_on<F: Future>(&self, f: F) -> F::Output {
+    pub(crate) fn block_on<F: Future>(&self, f: F) -> F::Output {
         self.tokio.block_on(f)
     }
 
@@ -163,15 +178,25 @@ impl Lab {
         fs::write(self.bundle.join("config.json"), spec.to_string()).expect("a bundle to write to");
     }
 
-    pub fn create_with(&self, spec: &Value, stdio: Stdio, options: Options) -> Result<Created, Error> {
+    pub(crate) fn create_with(
+        &self,
+        spec: &Value,
+        stdio: Stdio,
+        options: Options,
+    ) -> Result<Created, Error> {
         self.write_spec(spec);
-        let request =
-            CreateSpec { id: self.id.clone(), bundle: self.bundle.clone(), rootfs: self.rootfs(), stdio, options };
+        let request = CreateSpec {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs(),
+            stdio,
+            options,
+        };
         self.block_on(self.runtime.create(request))
     }
 
     /// Creates with stdout and stderr on a pipe, whose read end comes back.
-    pub fn create(&self, spec: &Value) -> Result<(Created, fs::File), Error> {
+    pub(crate) fn create(&self, spec: &Value) -> Result<(Created, fs::File), Error> {
         let (reader, writer) = pipe();
         let stderr = writer.try_clone().expect("one more descriptor");
         let stdio = Stdio::Fds { stdin: None, stdout: Some(writer), stderr: Some(stderr) };
@@ -179,26 +204,26 @@ impl Lab {
     }
 
     /// Creates and starts.
-    pub fn start(&mut self, spec: &Value) -> Live<'_> {
+    pub(crate) fn start(&mut self, spec: &Value) -> Live<'_> {
         let (created, out) = self.create(spec).unwrap_or_else(|e| panic!("create: {e}"));
         self.block_on(self.runtime.start(&created.state)).unwrap_or_else(|e| panic!("start: {e}"));
         Live { lab: self, c: created.state, out }
     }
 
     /// Runs a container from create to delete.
-    pub fn run(&mut self, spec: &Value) -> Done {
+    pub(crate) fn run(&mut self, spec: &Value) -> Done {
         self.start(spec).finish()
     }
 
     /// Runs a shell script in a container.
-    pub fn sh(&mut self, change: impl FnOnce(&mut Value), script: &str) -> Done {
+    pub(crate) fn sh(&mut self, change: impl FnOnce(&mut Value), script: &str) -> Done {
         let mut s = spec(&["sh", "-c", script]);
         change(&mut s);
         self.run(&s)
     }
 
     /// Waits for a child, keeping what else ends meanwhile.
-    pub fn wait(&mut self, pid: i32) -> i32 {
+    pub(crate) fn wait(&mut self, pid: i32) -> i32 {
         loop {
             if let Some(status) = self.exits.remove(&pid) {
                 return status;
@@ -207,18 +232,21 @@ impl Lab {
             // SAFETY: `status` is a live integer.
             let done = unsafe { libc::waitpid(-1, &mut status, 0) };
             assert!(done > 0, "pid {pid} is no child any more");
-            let code =
-                if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) };
+            let code = if libc::WIFEXITED(status) {
+                libc::WEXITSTATUS(status)
+            } else {
+                128 + libc::WTERMSIG(status)
+            };
             self.exits.insert(done, code);
         }
     }
 
-    pub fn delete(&self, c: ContainerState) {
+    pub(crate) fn delete(&self, c: ContainerState) {
         self.block_on(self.runtime.delete(c)).unwrap_or_else(|e| panic!("delete: {e}"));
     }
 
     /// What is left of the container in cgroups and in the bundle.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         for h in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
             let at = h.path().join("gantry-test").join(&self.id);
@@ -236,19 +264,20 @@ impl Lab {
 }
 
 /// A started container.
-pub struct Live<'a> {
-    pub lab: &'a mut Lab,
-    pub c: ContainerState,
+pub(crate) struct Live<'a> {
+    pub(crate) lab: &'a mut Lab,
+    pub(crate) c: ContainerState,
     out: fs::File,
 }
 
 impl Live<'_> {
     /// Executes a process given as changes to the spec's own.
-    pub fn try_exec(&mut self, process: &Value) -> Result<Done, Error> {
+    pub(crate) fn try_exec(&mut self, process: &Value) -> Result<Done, Error> {
         let (mut reader, writer) = pipe();
         let stderr = writer.try_clone().expect("one more descriptor");
         let stdio = Stdio::Fds { stdin: None, stdout: Some(writer), stderr: Some(stderr) };
-        let request = ExecSpec { exec_id: "e".into(), process: process.to_string().into_bytes(), stdio };
+        let request =
+            ExecSpec { exec_id: "e".into(), process: process.to_string().into_bytes(), stdio };
         let made = self.lab.block_on(self.lab.runtime.exec(&self.c, request))?;
         let mut out = String::new();
         reader.read_to_string(&mut out).expect("output to read");
@@ -256,14 +285,14 @@ impl Live<'_> {
     }
 
     /// Executes a shell script as root.
-    pub fn exec(&mut self, script: &str) -> Done {
+    pub(crate) fn exec(&mut self, script: &str) -> Done {
         let mut process = spec(&["sh", "-c", script])["process"].take();
         process["cwd"] = "/".into();
         self.try_exec(&process).unwrap_or_else(|e| panic!("exec: {e}"))
     }
 
     /// Reads to the end, waits and deletes.
-    pub fn finish(mut self) -> Done {
+    pub(crate) fn finish(mut self) -> Done {
         let mut out = String::new();
         self.out.read_to_string(&mut out).expect("output to read");
         let status = self.lab.wait(self.c.pid);
@@ -273,14 +302,14 @@ impl Live<'_> {
     }
 
     /// Kills, waits and deletes.
-    pub fn kill(self) -> i32 {
+    pub(crate) fn kill(self) -> i32 {
         let kill = self.lab.runtime.kill_all(&self.c, libc::SIGKILL);
         self.lab.block_on(kill).unwrap_or_else(|e| panic!("kill: {e}"));
         self.finish().status
     }
 }
 
-pub fn pipe() -> (fs::File, OwnedFd) {
+pub(crate) fn pipe() -> (fs::File, OwnedFd) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     (OwnedFd::from(reader).into(), writer.into())
 }

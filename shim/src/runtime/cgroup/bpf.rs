@@ -117,56 +117,56 @@ pub(crate) fn attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Res
     bpf(PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Runs a program as the kernel would: for tests of what it decides, on hosts without cgroup v2.
-pub(crate) fn simulate(program: &[Insn], kind: char, major: u32, minor: u32, access: u8) -> Option<bool> {
-    let word = u32::from(access) << 16 | if kind == 'b' { 1 } else { 2 };
-    let context = [word, major, minor];
-    let mut regs = [0u32; 11];
-    let mut at = 0usize;
-    // The kernel's checker allows no loop, so every program ends.
-    for _ in 0..=program.len() {
-        let i = program.get(at)?;
-        let (dst, src) = (usize::from(i.regs & 15), usize::from(i.regs >> 4));
-        let imm = i.imm as u32;
-        at += 1;
-        let jump = match i.code {
-            LDX_W => {
-                regs[dst] = *context.get(usize::try_from(i.off).ok()? / 4)?;
-                false
-            }
-            MOV32_REG => {
-                regs[dst] = regs[src];
-                false
-            }
-            MOV64_IMM => {
-                regs[dst] = imm;
-                false
-            }
-            AND32_IMM => {
-                regs[dst] &= imm;
-                false
-            }
-            RSH32_IMM => {
-                regs[dst] >>= imm;
-                false
-            }
-            JNE_IMM => regs[dst] != imm,
-            JNE_REG => regs[dst] != regs[src],
-            JEQ_IMM => regs[dst] == imm,
-            EXIT => return Some(regs[0] != 0),
-            _ => return None,
-        };
-        if jump {
-            at = at.checked_add_signed(isize::from(i.off))?;
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::devices::{MKNOD, Policy, READ, Rule, WRITE};
     use super::*;
+
+    /// Runs a program as the kernel would.
+    fn simulate(program: &[Insn], kind: char, major: u32, minor: u32, access: u8) -> Option<bool> {
+        let word = u32::from(access) << 16 | if kind == 'b' { 1 } else { 2 };
+        let context = [word, major, minor];
+        let mut regs = [0u32; 11];
+        let mut at = 0usize;
+        // The kernel's checker allows no loop, so every program ends.
+        for _ in 0..=program.len() {
+            let i = program.get(at)?;
+            let (dst, src) = (usize::from(i.regs & 15), usize::from(i.regs >> 4));
+            let imm = i.imm as u32;
+            at += 1;
+            let jump = match i.code {
+                LDX_W => {
+                    regs[dst] = *context.get(usize::try_from(i.off).ok()? / 4)?;
+                    false
+                }
+                MOV32_REG => {
+                    regs[dst] = regs[src];
+                    false
+                }
+                MOV64_IMM => {
+                    regs[dst] = imm;
+                    false
+                }
+                AND32_IMM => {
+                    regs[dst] &= imm;
+                    false
+                }
+                RSH32_IMM => {
+                    regs[dst] >>= imm;
+                    false
+                }
+                JNE_IMM => regs[dst] != imm,
+                JNE_REG => regs[dst] != regs[src],
+                JEQ_IMM => regs[dst] == imm,
+                EXIT => return Some(regs[0] != 0),
+                _ => return None,
+            };
+            if jump {
+                at = at.checked_add_signed(isize::from(i.off))?;
+            }
+        }
+        None
+    }
 
     fn policy(default_allow: bool, exceptions: Vec<Rule>) -> Vec<Insn> {
         compile(&Policy { default_allow, exceptions }).unwrap_or_default()
@@ -174,10 +174,20 @@ mod tests {
 
     #[test]
     fn an_allow_list_lets_through_what_it_names_only() {
-        let allow = |kind, major, minor, access| Rule { allow: true, kind: Some(kind), major, minor, access };
+        let allow = |kind, major, minor, access| Rule {
+            allow: true,
+            kind: Some(kind),
+            major,
+            minor,
+            access,
+        };
         let p = policy(
             false,
-            vec![allow('c', Some(1), Some(3), READ | WRITE), allow('c', Some(136), None, 7), allow('b', None, None, MKNOD)],
+            vec![
+                allow('c', Some(1), Some(3), READ | WRITE),
+                allow('c', Some(136), None, 7),
+                allow('b', None, None, MKNOD),
+            ],
         );
         let ask = |kind, major, minor, access| simulate(&p, kind, major, minor, access);
         assert_eq!(ask('c', 1, 3, READ), Some(true));
@@ -193,11 +203,50 @@ mod tests {
     fn a_deny_list_stops_what_it_names_only() {
         let p = policy(
             true,
-            vec![Rule { allow: false, kind: Some('c'), major: Some(10), minor: Some(200), access: READ | WRITE }],
+            vec![Rule {
+                allow: false,
+                kind: Some('c'),
+                major: Some(10),
+                minor: Some(200),
+                access: READ | WRITE,
+            }],
         );
         assert_eq!(simulate(&p, 'c', 10, 200, READ), Some(false));
         assert_eq!(simulate(&p, 'c', 10, 200, READ | MKNOD), Some(false));
         assert_eq!(simulate(&p, 'c', 10, 200, MKNOD), Some(true));
         assert_eq!(simulate(&p, 'c', 1, 3, READ), Some(true));
+    }
+
+    /// The kernel takes the program and obeys it, where a cgroup v2 hierarchy is
+    /// mounted, alone or beside v1.
+    #[test]
+    fn gap_19_v2_device_rules() {
+        use std::os::fd::AsFd;
+        use std::process::Command;
+        let rules = super::super::devices::effective(
+            &serde_json::from_str::<Vec<_>>(r#"[{"allow":false,"access":"rwm"}]"#)
+                .unwrap_or_default(),
+        );
+        let program = compile(&Policy::new(&rules.unwrap_or_default())).unwrap_or_default();
+        let loaded = load(&program);
+        assert!(loaded.is_ok(), "{loaded:?}");
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let point = mounts
+            .lines()
+            .map(|l| l.split(' ').collect::<Vec<_>>())
+            .find(|f| f.get(2) == Some(&"cgroup2"));
+        let Some(point) = point.and_then(|f| f.get(1).map(std::path::PathBuf::from)) else {
+            return;
+        };
+        let dir = point.join(format!("gantry-bpf-{}", std::process::id()));
+        assert!(std::fs::create_dir(&dir).is_ok());
+        let attached = std::fs::File::open(&dir)
+            .and_then(|d| loaded.and_then(|p| attach(p.as_fd(), d.as_fd())));
+        let script = "echo $$ > $0/cgroup.procs; : < /dev/zero && echo zero; : < /dev/kmsg && echo kmsg; : < /dev/net/tun && echo tun";
+        let out = Command::new("sh").args(["-c", script]).arg(&dir).output();
+        assert!(std::fs::remove_dir(&dir).is_ok());
+        assert!(attached.is_ok(), "{attached:?}");
+        let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        assert_eq!(text, "zero\n");
     }
 }

@@ -43,13 +43,15 @@ impl Rule {
             None | Some(LinuxDeviceType::A) => None,
             Some(LinuxDeviceType::B) => Some('b'),
             Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some('c'),
-            Some(LinuxDeviceType::P) => return Err(Error::Invalid("a device rule of type p has no meaning".into())),
+            Some(LinuxDeviceType::P) => {
+                return Err(Error::Invalid("a device rule of type p has no meaning".into()));
+            }
         };
         let number = |n: Option<i64>| match n {
             None | Some(-1) => Ok(None),
-            Some(n) => u32::try_from(n)
-                .map(Some)
-                .map_err(|_| Error::Invalid(format!("device number {n} in a device rule is out of range"))),
+            Some(n) => u32::try_from(n).map(Some).map_err(|_| {
+                Error::Invalid(format!("device number {n} in a device rule is out of range"))
+            }),
         };
         let mut access = 0;
         for c in r.access().as_deref().unwrap_or("rwm").chars() {
@@ -176,14 +178,18 @@ impl Host {
             return Ok(());
         }
         let Some(h) = self.unified() else {
-            return Err(Error::Unsupported("device rules: this host has no devices cgroup controller".into()));
+            return Err(Error::Unsupported(
+                "device rules: this host has no devices cgroup controller".into(),
+            ));
         };
         let what = |step: &str| format!("device rules of cgroup {}: {step}", group.path());
         let dir = h.open(group).map_err(|e| Error::io(what("open it"), e))?;
-        let program = bpf::compile(&Policy::new(rules))
-            .ok_or_else(|| Error::Invalid("the device rules are too many for one program".into()))?;
+        let program = bpf::compile(&Policy::new(rules)).ok_or_else(|| {
+            Error::Invalid("the device rules are too many for one program".into())
+        })?;
         let program = bpf::load(&program).map_err(|e| Error::io(what("load the program"), e))?;
-        bpf::attach(program.as_fd(), dir.as_fd()).map_err(|e| Error::io(what("attach the program"), e))
+        bpf::attach(program.as_fd(), dir.as_fd())
+            .map_err(|e| Error::io(what("attach the program"), e))
     }
 }
 
@@ -191,7 +197,13 @@ impl Host {
 mod tests {
     use super::*;
 
-    fn rule(allow: bool, kind: Option<char>, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
+    fn rule(
+        allow: bool,
+        kind: Option<char>,
+        major: Option<u32>,
+        minor: Option<u32>,
+        access: u8,
+    ) -> Rule {
         Rule { allow, kind, major, minor, access }
     }
 

@@ -20,7 +20,10 @@ impl Host {
             let members = if h.kind == Kind::Unified { "cgroup.procs" } else { "tasks" };
             if h.read(group, members).is_ok_and(|s| !s.trim().is_empty()) {
                 let at = h.mount_point.join(&group.path);
-                return Err(Error::State(format!("cgroup {} is in use by other processes", at.display())));
+                return Err(Error::State(format!(
+                    "cgroup {} is in use by other processes",
+                    at.display()
+                )));
             }
         }
         Ok(())
@@ -47,8 +50,9 @@ impl Host {
         let mut pids = Vec::new();
         let h = self.lists();
         match h.open(group) {
-            Ok(dir) => collect(dir.as_fd(), &mut pids)
-                .map_err(|e| Error::io(format!("list the processes of cgroup {}", group.path), e))?,
+            Ok(dir) => collect(dir.as_fd(), &mut pids).map_err(|e| {
+                Error::io(format!("list the processes of cgroup {}", group.path), e)
+            })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(format!("open cgroup {}", group.path), e)),
         }
@@ -58,7 +62,8 @@ impl Host {
     /// Freezes every process, and waits until they are.
     pub(crate) async fn freeze(&self, group: &Group) -> Result<(), Error> {
         let what = || format!("freeze cgroup {}", group.path);
-        let h = self.freezer().ok_or_else(|| Error::Unsupported("this host has no freezer".into()))?;
+        let h =
+            self.freezer().ok_or_else(|| Error::Unsupported("this host has no freezer".into()))?;
         let until = Instant::now() + FREEZE_LIMIT;
         loop {
             if h.kind == Kind::Unified {
@@ -72,7 +77,10 @@ impl Host {
             }
             if Instant::now() > until {
                 self.thaw(group)?;
-                return Err(Error::Timeout(format!("{}: not frozen within 5 s; it was thawed again", what())));
+                return Err(Error::Timeout(format!(
+                    "{}: not frozen within 5 s; it was thawed again",
+                    what()
+                )));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -81,12 +89,16 @@ impl Host {
     /// Lets the processes run again.
     pub(crate) fn thaw(&self, group: &Group) -> Result<(), Error> {
         let Some(h) = self.freezer() else { return Ok(()) };
-        if h.kind == Kind::Unified {
-            h.write(group, "cgroup.freeze", "0")
+        let (file, off) = if h.kind == Kind::Unified {
+            ("cgroup.freeze", "0")
         } else {
-            h.write(group, "freezer.state", "THAWED")
+            ("freezer.state", "THAWED")
+        };
+        match h.write(group, file, off) {
+            // A cgroup that is gone, or was never made, holds nobody.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+            r => r.map_err(|e| Error::io(format!("thaw cgroup {}", group.path), e)),
         }
-        .map_err(|e| Error::io(format!("thaw cgroup {}", group.path), e))
     }
 
     /// Whether the cgroup is frozen or being frozen.
@@ -106,7 +118,11 @@ impl Host {
         // A frozen cgroup can't fork away from the list.
         let was_frozen = self.is_frozen(group);
         if let Some(h) = self.freezer().filter(|_| !was_frozen) {
-            let (file, on) = if h.kind == Kind::Unified { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
+            let (file, on) = if h.kind == Kind::Unified {
+                ("cgroup.freeze", "1")
+            } else {
+                ("freezer.state", "FROZEN")
+            };
             // Without it the loop below still finds every process that stays.
             let _ = h.write(group, file, on);
         }
@@ -126,7 +142,11 @@ impl Host {
 
     /// Removes the cgroup and those below it; true when nothing is left.
     pub(crate) fn remove(&self, group: &Group) -> bool {
-        self.hierarchies.iter().fold(true, |all, h| remove_tree(h.root(), &group.path).is_ok() && all)
+        let mut all = true;
+        for h in &self.hierarchies {
+            all &= remove_tree(h.root(), &group.path).is_ok();
+        }
+        all
     }
 
     /// [`Host::remove`], repeated while the kernel still lets go of dead processes.
@@ -157,7 +177,10 @@ impl Host {
 
     fn still_busy(&self, group: &Group) -> Error {
         let pids = self.pids(group).unwrap_or_default();
-        Error::State(format!("cgroup {} can't be removed, processes left in it: {pids:?}", group.path))
+        Error::State(format!(
+            "cgroup {} can't be removed, processes left in it: {pids:?}",
+            group.path
+        ))
     }
 }
 
@@ -185,7 +208,8 @@ impl Hierarchy {
         let base = if path.is_empty() { String::new() } else { format!("{path}/") };
         for c in &self.controllers {
             // One that can't be handed on is missed when a limit needs it, and named then.
-            let _ = write_at(self.root(), &format!("{base}cgroup.subtree_control"), &format!("+{c}"));
+            let _ =
+                write_at(self.root(), &format!("{base}cgroup.subtree_control"), &format!("+{c}"));
         }
     }
 
@@ -234,7 +258,11 @@ fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>) -> io::Result<()> {
     let list = match read_at(dir, "cgroup.procs") {
         Ok(list) => list,
         // A threaded v2 child lists its processes in its parent; one that went away has none.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOENT)) => return Ok(()),
+        Err(e)
+            if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOENT)) =>
+        {
+            return Ok(());
+        }
         Err(e) => return Err(e),
     };
     pids.extend(list.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0));

@@ -55,7 +55,11 @@ pub(crate) fn plan(host: &Host, resources: &LinuxResources) -> Result<Vec<Step>,
             p.one("net_cls", &["net_cls.classid"], id.to_string())?;
         }
         for prio in n.priorities().iter().flatten() {
-            p.one("net_prio", &["net_prio.ifpriomap"], format!("{} {}", prio.name(), prio.priority()))?;
+            p.one(
+                "net_prio",
+                &["net_prio.ifpriomap"],
+                format!("{} {}", prio.name(), prio.priority()),
+            )?;
         }
     }
     if let Some(unified) = resources.unified().as_ref().filter(|u| !u.is_empty()) {
@@ -94,7 +98,10 @@ impl Planner<'_> {
 
     fn setting(&self, controller: &str, files: &[&str], value: String) -> Result<Setting, Error> {
         if self.host.with(controller).is_none() {
-            return Err(refused(files[0], &format!("this host offers no {controller} cgroup controller")));
+            return Err(refused(
+                files[0],
+                &format!("this host offers no {controller} cgroup controller"),
+            ));
         }
         let files = files.iter().map(|f| (*f).to_owned()).collect();
         Ok(Setting { controller: controller.to_owned(), files, value })
@@ -126,9 +133,14 @@ impl Planner<'_> {
                     return Err(Error::Invalid("a swap limit needs a memory limit".into()));
                 }
                 if swap > 0 && swap < limit {
-                    return Err(Error::Invalid("the memory and swap limit is below the memory limit".into()));
+                    return Err(Error::Invalid(
+                        "the memory and swap limit is below the memory limit".into(),
+                    ));
                 }
-                ("memory.swap.max", if swap < 0 { "max".to_owned() } else { (swap - limit).to_string() })
+                (
+                    "memory.swap.max",
+                    if swap < 0 { "max".to_owned() } else { (swap - limit).to_string() },
+                )
             } else {
                 ("memory.memsw.limit_in_bytes", bytes(swap, false))
             };
@@ -191,7 +203,8 @@ impl Planner<'_> {
     fn bandwidth(&mut self, c: &LinuxCpu, v2: bool) -> Result<(), Error> {
         let period = c.period().filter(|p| *p != 0);
         let quota = c.quota().filter(|q| *q != 0);
-        let realtime = (c.realtime_period().filter(|p| *p != 0), c.realtime_runtime().filter(|r| *r != 0));
+        let realtime =
+            (c.realtime_period().filter(|p| *p != 0), c.realtime_runtime().filter(|r| *r != 0));
         if v2 {
             if period.is_some() || quota.is_some() {
                 let quota = quota.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
@@ -250,7 +263,11 @@ impl Planner<'_> {
             if v2 {
                 self.one(controller, &["io.weight"], format!("{at} {}", io_weight(w)))?;
             } else {
-                self.one(controller, &["blkio.bfq.weight_device", "blkio.weight_device"], format!("{at} {w}"))?;
+                self.one(
+                    controller,
+                    &["blkio.bfq.weight_device", "blkio.weight_device"],
+                    format!("{at} {w}"),
+                )?;
             }
         }
         let throttles = [
@@ -280,9 +297,12 @@ impl Planner<'_> {
         let mut sorted: Vec<_> = map.iter().collect();
         sorted.sort();
         for (file, value) in sorted {
-            let plain = file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+            let plain =
+                file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
             let Some((controller, _)) = file.split_once('.').filter(|_| plain) else {
-                return Err(Error::Invalid(format!("unified cgroup setting {file:?} names no file of a controller")));
+                return Err(Error::Invalid(format!(
+                    "unified cgroup setting {file:?} names no file of a controller"
+                )));
             };
             // cgroup.* belongs to no controller: any of the unified hierarchy's will do.
             let controller = if controller == "cgroup" { "pids" } else { controller };
@@ -296,7 +316,8 @@ impl Host {
     /// Writes what [`plan`] planned.
     pub(crate) fn apply(&self, group: &Group, steps: &[Step]) -> Result<(), Error> {
         for step in steps {
-            let failed: Vec<&Setting> = step.iter().filter(|s| self.set(group, s).is_err()).collect();
+            let failed: Vec<&Setting> =
+                step.iter().filter(|s| self.set(group, s).is_err()).collect();
             // The kernel refuses, for instance, a limit above the one for memory and swap: in the
             // other order it goes.
             for s in failed {
@@ -317,7 +338,9 @@ impl Host {
 fn explain(group: &Group, s: &Setting, e: io::Error) -> Error {
     let what = format!("set {} to {:?} in cgroup {}", s.files[0], s.value, group.path());
     match e.raw_os_error() {
-        Some(libc::ENOENT) => Error::Unsupported(format!("{what}: this host's kernel has no such limit")),
+        Some(libc::ENOENT) => {
+            Error::Unsupported(format!("{what}: this host's kernel has no such limit"))
+        }
         Some(libc::EINVAL | libc::ERANGE | libc::EBUSY | libc::ENODEV) => {
             Error::Invalid(format!("{what}: the kernel refuses the value ({e})"))
         }

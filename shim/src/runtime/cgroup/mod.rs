@@ -62,9 +62,19 @@ impl Group {
                 std::path::Component::RootDir | std::path::Component::CurDir => {}
                 std::path::Component::Normal(p) => match p.to_str() {
                     Some(p) if !p.contains('\n') => parts.push(p),
-                    _ => return Err(Error::Invalid(format!("cgroupsPath {} is not plain text", path.display()))),
+                    _ => {
+                        return Err(Error::Invalid(format!(
+                            "cgroupsPath {} is not plain text",
+                            path.display()
+                        )));
+                    }
                 },
-                _ => return Err(Error::Invalid(format!("cgroupsPath {} leads upwards", path.display()))),
+                _ => {
+                    return Err(Error::Invalid(format!(
+                        "cgroupsPath {} leads upwards",
+                        path.display()
+                    )));
+                }
             }
         }
         if parts.is_empty() {
@@ -93,7 +103,9 @@ impl Host {
             }
         }
         if hierarchies.is_empty() {
-            return Err(Error::Unsupported("no cgroup hierarchy is mounted; mount one at /sys/fs/cgroup".into()));
+            return Err(Error::Unsupported(
+                "no cgroup hierarchy is mounted; mount one at /sys/fs/cgroup".into(),
+            ));
         }
         Ok(Self { hierarchies })
     }
@@ -113,10 +125,12 @@ impl Host {
                 (Kind::Unified, list.split_ascii_whitespace().map(str::to_owned).collect())
             }
             "cgroup" => {
-                let known = |o: &&str| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix");
+                let known =
+                    |o: &&str| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix");
                 let all: Vec<&str> = options.split(',').filter(known).collect();
                 let named = all.iter().any(|o| o.starts_with("name="));
-                let list = all.iter().filter(|o| !o.contains('=')).map(|o| (*o).to_owned()).collect();
+                let list =
+                    all.iter().filter(|o| !o.contains('=')).map(|o| (*o).to_owned()).collect();
                 (if named { Kind::Named } else { Kind::Legacy }, list)
             }
             _ => return None,

@@ -29,8 +29,13 @@ pub struct OomEvents {
 impl Host {
     /// Begins to listen for kills in the cgroup.
     pub(crate) fn oom_events(&self, group: &Group) -> Result<OomEvents, Error> {
-        let what = |e| Error::io(format!("listen for out-of-memory kills in cgroup {}", group.path()), e);
-        let none = || Error::Unsupported("out-of-memory events: this host offers no memory cgroup controller".into());
+        let what =
+            |e| Error::io(format!("listen for out-of-memory kills in cgroup {}", group.path()), e);
+        let none = || {
+            Error::Unsupported(
+                "out-of-memory events: this host offers no memory cgroup controller".into(),
+            )
+        };
         let h = self.with("memory").ok_or_else(none)?;
         let dir = h.mount_point.join(group.path());
         let (bell, source) = if h.kind == Kind::Unified {
@@ -70,7 +75,13 @@ fn watch(path: &std::path::Path) -> io::Result<OwnedFd> {
     })?;
     let path = sys::cpath(path)?;
     // SAFETY: the path ends with NUL and the descriptor is open.
-    let r = unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), libc::IN_MODIFY | libc::IN_DELETE_SELF) };
+    let r = unsafe {
+        libc::inotify_add_watch(
+            fd.as_raw_fd(),
+            path.as_ptr(),
+            libc::IN_MODIFY | libc::IN_DELETE_SELF,
+        )
+    };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
 }
 
