@@ -25,6 +25,9 @@ pub(crate) enum Kind {
     Fifo,
 }
 
+/// Name and value of extended attributes.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What files of all kinds have.
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
@@ -34,8 +37,7 @@ pub(crate) struct Meta {
     pub(crate) gid: u32,
     pub(crate) mtime: Time,
     pub(crate) atime: Time,
-    /// Name and value of extended attributes.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Xattrs,
 }
 
 /// An entry; its data follow in the input.

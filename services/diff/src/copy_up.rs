@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::archive::Meta;
+use crate::archive::{Meta, Xattrs};
 use crate::attributes::{is_overlay, set_named, set_open, through};
 use crate::bad;
 use crate::numbers::Time;
@@ -24,13 +24,13 @@ pub(crate) fn meta_of(dir: impl AsFd, name: &CStr, stat: &Stat) -> Result<Meta, 
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        mtime: time(stat.st_mtime, stat.st_mtime_nsec as u64),
-        atime: time(stat.st_atime, stat.st_atime_nsec as u64),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+        atime: time(stat.st_atime, stat.st_atime_nsec),
         xattrs: xattrs(&through(dir, name))?,
     })
 }
 
-fn xattrs(path: &CStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn xattrs(path: &CStr) -> Result<Xattrs, Errno> {
     let mut names = vec![0; 1 << 16];
     let len = match llistxattr(path, names.as_mut_slice()) {
         Err(Errno::NOTSUP) => return Ok(Vec::new()),

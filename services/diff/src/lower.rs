@@ -162,6 +162,6 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 /// Whether a directory hides those of its name below it.
 pub(crate) fn is_opaque(dir: &OwnedFd, attribute: &CStr) -> bool {
     let mut value = [0; 2];
-    let got = rustix::fs::getxattr(&through(dir, c"."), attribute, value.as_mut_slice());
+    let got = rustix::fs::getxattr(through(dir, c"."), attribute, value.as_mut_slice());
     got == Ok(1) && value[0] == b'y'
 }

@@ -177,7 +177,7 @@ impl Tree {
             }
             Err(err) => return Err(bad::system("follow its path", entry, err)),
         }
-        self.from_below(entry, dir, name, missing)
+        self.look_below(entry, dir, name, missing)
     }
 
     /// A path leads through something that is no directory: fine if that is
@@ -204,7 +204,7 @@ impl Tree {
     }
 
     /// A name that is not in the upper directory (or was just made there).
-    fn from_below(
+    fn look_below(
         &mut self,
         entry: &[u8],
         dir: &Dir,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use gantry_core::{Error, Result};
 use rustix::fs::{
@@ -23,6 +24,8 @@ const MAX_DEPTH: usize = 64;
 
 /// How often a directory is tried in which others still write.
 const ATTEMPTS: usize = 10;
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A thread that deletes what it is given, until it is dropped.
 pub(crate) struct Trash {
@@ -146,8 +149,8 @@ impl Deep<'_> {
                 dir => self.clear(dir?, 1)?,
             }
             match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-                // Somebody still writes here.
-                Err(Errno::NOTEMPTY) => thread::yield_now(),
+                // An unpacking that was given up still writes here, but not for long.
+                Err(Errno::NOTEMPTY) => thread::sleep(PAUSE),
                 Ok(()) | Err(Errno::NOENT) => return Ok(()),
                 Err(err) => return Err(err),
             }
