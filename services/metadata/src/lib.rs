@@ -29,3 +29,6 @@ fn publish<M: prost::Name>(events: &dyn Events, ctx: &Context, topic: &str, mess
         tracing::warn!(topic, %err, "could not publish an event");
     }
 }
+
+#[cfg(test)]
+mod tests;

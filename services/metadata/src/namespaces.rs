@@ -42,6 +42,16 @@ impl NamespaceService {
     }
 }
 
+/// Whether something is in the namespace.
+fn is_used(db: &dyn Database, namespace: &Namespace) -> Result<bool> {
+    for table in OBJECTS {
+        if any_row(db, table, namespace.as_str())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What keeps a namespace from being deleted, in the words for its error.
 fn inhabitants(db: &dyn Database, namespace: &Namespace) -> Result<Vec<String>> {
     let mut found = Vec::new();
@@ -103,7 +113,7 @@ impl Namespaces for NamespaceService {
         let (key, record) = (name.clone(), Record { labels });
         let created = db::write(&self.db, Durability::Sync, move |tx| {
             let taken = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?.is_some()
-                || !inhabitants(&*db, &key)?.is_empty();
+                || is_used(&*db, &key)?;
             if taken {
                 let name = key.as_str();
                 return Err(Error::already_exists(format!("namespace {name:?}: already exists")));
@@ -127,10 +137,8 @@ impl Namespaces for NamespaceService {
         let updated = db::write(&self.db, Durability::Sync, move |tx| {
             let mut record = match NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())? {
                 Some(record) => record,
-                None if inhabitants(&*db, &key)?.is_empty() => {
-                    return Err(not_found(&key));
-                }
-                None => Record::default(),
+                None if is_used(&*db, &key)? => Record::default(),
+                None => return Err(not_found(&key)),
             };
             match &mask {
                 LabelMask::All => record.labels.clone_from(&labels),

@@ -1,0 +1,223 @@
+//! The writer of an ingest.
+
+use std::fs;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gantry_core::content::{BLOBS, Info, IngestStatus, Writer};
+use gantry_core::db::{self, Durability, Transaction};
+use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp, labels, leases};
+
+use crate::ingest::Ingest;
+use crate::store::Shared;
+
+/// Writes an ingest, on threads that may block.
+///
+/// The ingest moves to such a thread and back. When the caller gives up in
+/// between, it stays there until what was begun is done, and is let go.
+pub(crate) struct LocalWriter {
+    shared: Arc<Shared>,
+    ctx: Context,
+    ingest: Option<Ingest>,
+    /// What to tell while there is no ingest.
+    last: (IngestStatus, Digest),
+}
+
+impl LocalWriter {
+    pub(crate) fn new(shared: Arc<Shared>, ctx: Context, ingest: Ingest) -> Self {
+        let last = (status_of(&ingest), ingest.digest());
+        Self { shared, ctx, ingest: Some(ingest), last }
+    }
+
+    fn ended(&self) -> Error {
+        let reference = &self.last.0.reference;
+        Error::failed_precondition(format!(
+            "ref {reference}: the writer was committed or interrupted: open it again: \
+             failed precondition"
+        ))
+    }
+
+    fn ingest(&mut self) -> Result<&mut Ingest> {
+        let ended = self.ended();
+        self.ingest.as_mut().ok_or(ended)
+    }
+
+    /// Runs something that blocks on the ingest.
+    async fn blocking<R, F>(&mut self, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Ingest) -> Result<R> + Send + 'static,
+    {
+        let mut ingest = self.ingest.take().ok_or_else(|| self.ended())?;
+        self.last.0 = status_of(&ingest);
+        let (ingest, result) = db::blocking(move || {
+            let result = body(&mut ingest);
+            Ok((ingest, result))
+        })
+        .await?;
+        self.ingest = Some(ingest);
+        result
+    }
+}
+
+fn status_of(ingest: &Ingest) -> IngestStatus {
+    IngestStatus {
+        reference: ingest.status.reference.clone(),
+        offset: ingest.offset(),
+        total: ingest.status.total,
+        expected: ingest.status.expected.clone(),
+        started_at: ingest.status.started_at,
+        updated_at: ingest.updated_at,
+    }
+}
+
+#[async_trait]
+impl Writer for LocalWriter {
+    fn status(&self) -> IngestStatus {
+        self.ingest.as_ref().map_or_else(|| self.last.0.clone(), status_of)
+    }
+
+    fn digest(&self) -> Digest {
+        self.ingest.as_ref().map_or_else(|| self.last.1.clone(), Ingest::digest)
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let ingest = self.ingest()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if ingest.is_shared() {
+            self.blocking(Ingest::unshare).await?;
+        }
+        if !self.ingest()?.push(bytes) {
+            return Ok(());
+        }
+        self.blocking(|ingest| {
+            ingest.flush().or_else(|err| {
+                ingest.pop()?;
+                Err(err)
+            })
+        })
+        .await
+    }
+
+    async fn truncate(&mut self, offset: u64) -> Result<()> {
+        self.blocking(move |ingest| ingest.truncate(offset)).await
+    }
+
+    async fn commit(
+        &mut self,
+        size: Option<u64>,
+        expected: Option<&Digest>,
+        labels: Labels,
+    ) -> Result<Digest> {
+        labels::validate_all(&labels)?;
+        let expected = expected.cloned();
+        let (shared, ctx) = (Arc::clone(&self.shared), self.ctx.clone());
+        let done = self
+            .blocking(move |ingest| {
+                let digest = verify(ingest, size, expected)?;
+                let commit = Commit { shared: &shared, ctx: &ctx, digest: &digest, labels };
+                commit.run(ingest).map(|info| (digest, info))
+            })
+            .await?;
+        // It is a blob now, or was one before.
+        self.last = (self.status(), done.0.clone());
+        self.ingest = None;
+        let (digest, info) = done;
+        let Some(info) = info else {
+            return Err(Error::already_exists(format!("content {digest}: already exists")));
+        };
+        self.shared.publish_create(&self.ctx, &info);
+        Ok(digest)
+    }
+}
+
+/// Checks that the bytes are what the client means them to be.
+fn verify(ingest: &mut Ingest, size: Option<u64>, expected: Option<Digest>) -> Result<Digest> {
+    ingest.flush()?;
+    let total = ingest.status.total;
+    let (found, size) = (ingest.offset(), size.or((total > 0).then_some(total)));
+    if let Some(size) = size.filter(|size| *size != found) {
+        return Err(Error::failed_precondition(format!(
+            "ref {}: unexpected commit size {found}, expected {size}: failed precondition",
+            ingest.status.reference
+        )));
+    }
+    let Some(expected) = expected.or_else(|| ingest.status.expected.clone()) else {
+        return Ok(ingest.digest());
+    };
+    let found = ingest.digest_by(expected.algorithm())?;
+    if found != expected {
+        return Err(Error::failed_precondition(format!(
+            "ref {}: unexpected commit digest {found}, expected {expected}: failed precondition",
+            ingest.status.reference
+        )));
+    }
+    Ok(found)
+}
+
+struct Commit<'a> {
+    shared: &'a Shared,
+    ctx: &'a Context,
+    digest: &'a Digest,
+    labels: Labels,
+}
+
+impl Commit<'_> {
+    /// Makes the ingest a blob and removes it. `None` when the namespace has
+    /// the blob already. When it fails, the ingest is as it was.
+    fn run(self, ingest: &Ingest) -> Result<Option<Info>> {
+        let blob = self.shared.layout.blob(self.digest);
+        if !blob.exists() {
+            ingest.seal()?;
+        }
+        let _holding = self.shared.digests.lock(self.digest);
+        let renamed = !blob.exists();
+        if renamed {
+            // For the case that it went since the first look.
+            ingest.seal()?;
+            fs::rename(ingest.data(), &blob).map_err(|err| {
+                Error::io(format!("move content {} into place", self.digest), err)
+            })?;
+        }
+        let durable = || self.shared.layout.sync_blobs(self.digest.algorithm());
+        let synced = if renamed { durable() } else { Ok(()) };
+        let recorded = synced.and_then(|()| self.record(ingest.offset(), renamed));
+        if let Err(err) = recorded {
+            if renamed && let Err(err) = fs::rename(&blob, ingest.data()) {
+                tracing::warn!(blob = %blob.display(), %err, "could not move content back");
+            }
+            return Err(err);
+        }
+        if let Err(err) = ingest.remove() {
+            tracing::warn!(%err, "an ingest stays behind its blob");
+        }
+        recorded
+    }
+
+    /// Records the blob. `None` when it is recorded already and its file was
+    /// there as well; a record that had lost its file gets it back.
+    fn record(&self, size: u64, file_is_new: bool) -> Result<Option<Info>> {
+        let namespace = self.ctx.namespace.as_str();
+        let now = Timestamp::now();
+        let mut body = |tx: &mut dyn Transaction| {
+            leases::hold(tx, self.ctx, "content", self.digest.as_str())?;
+            let before = BLOBS.lock(tx, namespace, self.digest.as_str())?;
+            if before.is_some() && !file_is_new {
+                return Ok(None);
+            }
+            let info = Info {
+                digest: self.digest.clone(),
+                size,
+                created_at: now,
+                updated_at: now,
+                labels: self.labels.clone(),
+            };
+            BLOBS.put(tx, namespace, self.digest.as_str(), &info)?;
+            Ok(Some(info))
+        };
+        db::write_blocking(&*self.shared.db, Durability::Sync, &mut body)
+    }
+}
