@@ -56,6 +56,7 @@ impl Work<'_> {
         mounts::check_root(handle.as_fd())?;
         let mut process = spec.process().clone().unwrap_or_default();
         users::resolve(&mut process, handle.as_fd())?;
+        users::own_streams(self.streams.as_ref(), &process, &spec);
         self.keyring();
         oom_score(&process);
         let cwd = make_cwd(&spec, handle.as_fd(), process.cwd());
@@ -101,6 +102,7 @@ impl Work<'_> {
         let root_path = PathBuf::from(format!("/proc/{init}/root"));
         let root = mounts::root_handle(&root_path)?;
         users::resolve(&mut process, root.as_fd())?;
+        users::own_streams(self.streams.as_ref(), &process, &spec);
         reachable_cwd(root.as_fd(), process.cwd())?;
         drop(root);
         self.keyring();

@@ -2,9 +2,10 @@
 
 use super::sys;
 use super::types::Error;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 
 /// Files in an image are input from outside: more than this of one is not read.
 const MAX_FILE: u64 = 16 << 20;
@@ -81,6 +82,29 @@ pub(crate) fn resolve(process: &mut Process, root: BorrowedFd<'_>) -> Result<(),
         process.set_env(Some(env));
     }
     Ok(())
+}
+
+/// Gives the process the pipes it was given as streams, so that it can open
+/// them again as `/dev/stdout` without being root. Streams of other kinds are
+/// not its own.
+pub(crate) fn own_streams(streams: Option<&[OwnedFd; 3]>, process: &Process, spec: &Spec) {
+    let inside = process.user().uid();
+    let mappings = spec.linux().as_ref().and_then(|l| l.uid_mappings().clone()).unwrap_or_default();
+    let outside = |m: &LinuxIdMapping| {
+        let offset = inside.checked_sub(m.container_id()).filter(|offset| *offset < m.size())?;
+        m.host_id().checked_add(offset)
+    };
+    let uid = match mappings.is_empty() {
+        true => Some(inside),
+        false => mappings.iter().find_map(outside),
+    };
+    for stream in streams.into_iter().flatten() {
+        let pipe = stream.try_clone().and_then(|fd| std::fs::File::from(fd).metadata());
+        if pipe.is_ok_and(|m| m.file_type().is_fifo()) {
+            // Without it the stream works as it was passed: nothing fails for this.
+            let _ = std::os::unix::fs::fchown(stream, uid, None);
+        }
+    }
 }
 
 fn by_name(

@@ -21,9 +21,9 @@ use tokio::sync::mpsc;
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-gantry-v2");
 /// Longest time anything here may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
-const APPLETS: [&str; 16] = [
+const APPLETS: [&str; 17] = [
     "sh", "cat", "echo", "sleep", "true", "false", "kill", "ls", "seq", "stty", "tty", "head",
-    "id", "wc", "test", "env",
+    "id", "wc", "test", "env", "grep",
 ];
 
 /// A directory with a bundle, and the shim once it is started.

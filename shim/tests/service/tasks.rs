@@ -227,6 +227,27 @@ fn attached_input_reaches_cat_and_its_end_ends_it() {
 }
 
 #[test]
+fn a_user_can_open_its_streams_and_signals_have_their_defaults() {
+    run(async {
+        let mut host = Host::new(&["sleep", "1000"], false);
+        let task = host.created("", false).await;
+        host.start(&task, "").await.unwrap();
+        let log = format!("gantry://{}", host.path("c.log").display());
+        let script = "echo again >/proc/self/fd/1; grep SigIgn /proc/self/status; exit $?";
+        let mut user = process(&["sh", "-c", script], false);
+        user["user"] = serde_json::json!({"uid": 65534, "gid": 65534});
+        task.exec(&host.exec_request("e", &user, &log), &options()).await.unwrap();
+        host.start(&task, "e").await.unwrap();
+        assert_eq!(host.wait(&task, "e").await, 0, "{}", host.logged("stderr"));
+        assert_eq!(host.logged("stdout"), "again\nSigIgn:\t0000000000000000\n");
+        host.kill(&task, "", 9, true).await.unwrap();
+        host.wait(&task, "").await;
+        host.delete(&task, "").await.unwrap();
+        host.shutdown(&task).await;
+    });
+}
+
+#[test]
 fn fifos_of_a_client_that_comes_late() {
     run(async {
         let mut host = Host::new(&["cat"], false);
@@ -237,9 +258,9 @@ fn fifos_of_a_client_that_comes_late() {
         fs::write(&stdin, "early\n").unwrap();
         // The first writer has left; a second goes on where it stopped.
         fs::write(&stdin, "late\n").unwrap();
+        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
         let close = CloseIoRequest { id: host.id.clone(), stdin: true, ..Default::default() };
         task.close_io(&close, &options()).await.unwrap();
-        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
         let mut text = String::new();
         tokio::time::timeout(LIMIT, reader.read_to_string(&mut text))
             .await
