@@ -1,0 +1,108 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_core::containers::Containers;
+use gantry_core::content::ContentStore;
+use gantry_core::db::Database;
+use gantry_core::events::Events;
+use gantry_core::images::{Images, Puller};
+use gantry_core::snapshots::Snapshotters;
+use gantry_core::tasks::Tasks;
+use gantry_core::{Context, Result};
+
+use crate::files::ContainerFiles;
+use crate::images::Cache;
+use crate::live::LiveTable;
+use crate::spec::SpecBuilder;
+use crate::store::Store;
+
+/// What an [`Engine`] needs to know. Paths are absolute.
+#[derive(Clone, Debug, Default)]
+pub struct EngineConfig {
+    /// Where data lies.
+    pub root: PathBuf,
+    /// Where the state of what runs lies.
+    pub state: PathBuf,
+    /// The cgroup below which containers get theirs; `/gantry` when empty.
+    pub cgroup_parent: String,
+    /// Runtime of new containers; Gantry's own when empty.
+    pub runtime: String,
+    /// Recorded output is rotated at this many bytes, unless a container says
+    /// otherwise; 0 for the shim's default.
+    pub log_max_size: u64,
+    /// So many files of it are kept; 0 for the shim's default.
+    pub log_max_files: u32,
+    /// Release of the daemon.
+    pub version: String,
+    /// Commit that the daemon was built from; may be empty.
+    pub revision: String,
+}
+
+/// The services that an [`Engine`] works with.
+#[derive(Clone)]
+pub struct EngineParts {
+    /// What the engine needs to know.
+    pub config: EngineConfig,
+    /// The store that the containers' records are in.
+    pub database: Arc<dyn Database>,
+    /// Containers' records.
+    pub containers: Arc<dyn Containers>,
+    /// Images' records.
+    pub images: Arc<dyn Images>,
+    /// Brings images here.
+    pub puller: Arc<dyn Puller>,
+    /// Blobs.
+    pub content: Arc<dyn ContentStore>,
+    /// File systems.
+    pub snapshotters: Snapshotters,
+    /// What runs.
+    pub tasks: Arc<dyn Tasks>,
+    /// What happens.
+    pub events: Arc<dyn Events>,
+}
+
+/// The runtime of new containers.
+const RUNTIME: &str = "io.containerd.gantry.v2";
+/// The cgroup of containers.
+const CGROUP_PARENT: &str = "/gantry";
+
+/// Docker's containers and images over the other services.
+///
+/// [`Engine::recover`] is to be called once, after the tasks were recovered
+/// and before requests are served.
+pub struct Engine {
+    pub(crate) parts: EngineParts,
+    pub(crate) store: Store,
+    pub(crate) live: Arc<LiveTable>,
+    pub(crate) specs: SpecBuilder,
+    pub(crate) cache: Cache,
+}
+
+impl Engine {
+    /// Makes an engine.
+    ///
+    /// # Errors
+    /// `Unimplemented` on an architecture without a seccomp profile.
+    pub fn new(mut parts: EngineParts) -> Result<Arc<Self>> {
+        let default = |value: &mut String, default: &str| {
+            if value.is_empty() {
+                *value = default.to_owned();
+            }
+        };
+        default(&mut parts.config.runtime, RUNTIME);
+        default(&mut parts.config.cgroup_parent, CGROUP_PARENT);
+        let live = Arc::new(LiveTable::default());
+        let store = Store {
+            database: Arc::clone(&parts.database),
+            events: Arc::clone(&parts.events),
+            live: Arc::clone(&live),
+        };
+        let specs = SpecBuilder::new(&parts.config.cgroup_parent)?;
+        Ok(Arc::new(Self { parts, store, live, specs, cache: Cache::default() }))
+    }
+
+    /// A container's own files.
+    pub(crate) fn files(&self, ctx: &Context, id: &str) -> ContainerFiles {
+        ContainerFiles::of(&self.parts.config.root, &ctx.namespace, id)
+    }
+}

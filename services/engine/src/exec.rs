@@ -1,0 +1,256 @@
+//! Further processes in running containers.
+
+use std::sync::Arc;
+
+use gantry_core::attach::LogUri;
+use gantry_core::containers::Container;
+use gantry_core::db::blocking;
+use gantry_core::tasks::{ExecProcess, Stdio};
+use gantry_core::{Any, Context, Error, Result};
+use serde_json::{Value, json};
+
+use crate::Engine;
+use crate::attach::Attached;
+use crate::files::{attach_socket, make_socket_directory};
+use crate::make::merge;
+use crate::model::Phase;
+use crate::names;
+use crate::options::{ExecRequest, Session, SessionOutput};
+use crate::run::NotRun;
+use crate::session::{self, Ended, Target};
+use crate::spec;
+
+impl Engine {
+    /// Adds a process to a running container. A detached one is left on its
+    /// own; for others input and output are carried until it ends, or until
+    /// the caller goes, who leaves it running.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when the container does not run or is frozen;
+    /// `InvalidArgument`; as [`Engine::run`] for a detached command that can't be run.
+    pub async fn exec(
+        self: &Arc<Self>,
+        ctx: &Context,
+        request: ExecRequest,
+        mut session: Session,
+    ) -> Result<()> {
+        let found = self.find(ctx, &request.container).await?;
+        let id = found.container.id.clone();
+        match found.state.phase {
+            Phase::Running => {}
+            Phase::Paused => {
+                return Err(Error::failed_precondition(format!(
+                    "Container {} is paused, unpause the container before exec",
+                    request.container
+                )));
+            }
+            _ => {
+                return Err(Error::failed_precondition(format!("container {id} is not running")));
+            }
+        }
+        let process = process(&found.container, &request)?;
+        let exec_id = names::random_id();
+        let socket = attach_socket(&self.parts.config.state, &exec_id);
+        let started = self.start_exec(ctx, &id, &exec_id, process, &socket, &request).await;
+        let (pid, attached) = match started {
+            Ok(started) => started,
+            Err(err) => {
+                self.clean_exec(ctx, &id, &exec_id).await;
+                let command = request.command.first().map_or("", String::as_str);
+                return match NotRun::of(&err, command) {
+                    Some(NotRun { status, text }) if !request.detach => {
+                        session.tell(SessionOutput::Exited { status, error: text }).await;
+                        Ok(())
+                    }
+                    Some(not_run) => Err(not_run.into_error(err)),
+                    None => Err(err),
+                };
+            }
+        };
+        session.tell(SessionOutput::Started { pid }).await;
+        let mut status = None;
+        if let Some(attached) = attached {
+            let target = Target {
+                tasks: &*self.parts.tasks,
+                ctx,
+                id: &id,
+                exec_id: &exec_id,
+                stdin: request.attach_stdin,
+            };
+            status = match session::carry(target, attached, &mut session).await {
+                Ended::Exit(status) => Some(status),
+                Ended::CallerGone => None,
+                // Its exit, if the shim lives; else it was killed with the shim.
+                Ended::Lost => {
+                    let exit = self.parts.tasks.wait(ctx, &id, &exec_id).await;
+                    Some(exit.map_or(137, |exit| exit.status))
+                }
+            };
+        }
+        if let Some(status) = status {
+            session.tell(SessionOutput::Exited { status, error: String::new() }).await;
+        }
+        self.clean_up_after(ctx, id, exec_id);
+        Ok(())
+    }
+
+    async fn start_exec(
+        &self,
+        ctx: &Context,
+        id: &str,
+        exec_id: &str,
+        spec: Any,
+        socket: &std::path::Path,
+        request: &ExecRequest,
+    ) -> Result<(u32, Option<Attached>)> {
+        let uri = LogUri {
+            attach: socket.display().to_string(),
+            stdin: request.attach_stdin,
+            ..LogUri::default()
+        };
+        {
+            let socket = socket.to_owned();
+            blocking(move || make_socket_directory(&socket)).await?;
+        }
+        // Without a caller nobody reads the output.
+        let stdout = if request.detach { String::new() } else { uri.format() };
+        let stdio = Stdio { stdout, terminal: request.tty, ..Stdio::default() };
+        let process =
+            ExecProcess { container_id: id.to_owned(), exec_id: exec_id.to_owned(), stdio, spec };
+        self.parts.tasks.exec(ctx, process).await?;
+        let attached = if request.detach {
+            None
+        } else {
+            let mut attached = Attached::connect(socket).await?;
+            if let Some(size) = request.size.filter(|_| request.tty) {
+                attached.to.resize(size).await?;
+            }
+            Some(attached)
+        };
+        let pid = self.parts.tasks.start(ctx, id, exec_id).await?;
+        Ok((pid, attached))
+    }
+
+    /// Waits for the process' end, if that is still to come, and takes it away.
+    fn clean_up_after(self: &Arc<Self>, ctx: &Context, id: String, exec_id: String) {
+        let engine = Arc::clone(self);
+        let ctx = ctx.clone();
+        tokio::spawn(async move {
+            // An error means that there is nothing to wait for.
+            let _ = engine.parts.tasks.wait(&ctx, &id, &exec_id).await;
+            engine.clean_exec(&ctx, &id, &exec_id).await;
+        });
+    }
+
+    async fn clean_exec(&self, ctx: &Context, id: &str, exec_id: &str) {
+        // It goes with the container, if that is gone.
+        let _ = self.parts.tasks.delete(ctx, id, exec_id).await;
+        let socket = attach_socket(&self.parts.config.state, exec_id);
+        let _ = blocking(move || Ok(std::fs::remove_file(socket))).await;
+    }
+}
+
+/// The process: the container's own, with what the caller wants otherwise.
+fn process(container: &Container, request: &ExecRequest) -> Result<Any> {
+    if request.command.is_empty() {
+        return Err(Error::invalid_argument("No exec command specified"));
+    }
+    let damaged =
+        || Error::data_loss(format!("the specification of container {} is damaged", container.id));
+    let spec = container.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
+    let mut spec: Value = serde_json::from_slice(spec).map_err(|err| damaged().with_source(err))?;
+    let mut process = spec.get_mut("process").map(Value::take).ok_or_else(damaged)?;
+    process["args"] = json!(request.command);
+    process["terminal"] = json!(request.tty);
+    if let Some(size) = request.size.filter(|_| request.tty) {
+        process["consoleSize"] = json!({"height": size.rows, "width": size.columns});
+    } else if let Some(process) = process.as_object_mut() {
+        process.remove("consoleSize");
+    }
+    let mut env: Vec<String> = process
+        .get("env")
+        .map(|env| serde_json::from_value(env.clone()))
+        .transpose()
+        .map_err(|err| damaged().with_source(err))?
+        .unwrap_or_default();
+    if request.tty && !env.iter().any(|e| e.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    request.env.iter().for_each(|entry| merge(&mut env, entry));
+    process["env"] = json!(env);
+    if !request.working_dir.is_empty() {
+        if !request.working_dir.starts_with('/') {
+            return Err(Error::invalid_argument(format!(
+                "the working directory '{}' is invalid, it needs to be an absolute path",
+                request.working_dir
+            )));
+        }
+        process["cwd"] = json!(request.working_dir);
+    }
+    if !request.user.is_empty() {
+        process["user"] = spec::user(&request.user);
+    }
+    Ok(Any::process(process.to_string().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> Container {
+        let spec = json!({"process": {
+            "args": ["web"], "env": ["A=1", "PATH=/bin"], "cwd": "/srv", "terminal": true,
+            "consoleSize": {"height": 1, "width": 1},
+            "user": {"uid": 0, "gid": 0, "username": "web"},
+            "capabilities": {"bounding": ["CAP_KILL"]},
+        }});
+        let spec = Some(Any::spec(spec.to_string().into_bytes()));
+        Container { id: "c1".into(), spec, ..Container::default() }
+    }
+
+    fn made(request: &ExecRequest) -> Value {
+        serde_json::from_slice(&process(&container(), request).unwrap().value).unwrap()
+    }
+
+    #[test]
+    fn the_containers_ways() {
+        let request = ExecRequest { command: vec!["ls".into()], ..ExecRequest::default() };
+        let made = made(&request);
+        assert_eq!(made["args"], json!(["ls"]));
+        assert_eq!(made["cwd"], "/srv");
+        assert_eq!(made["user"]["username"], "web");
+        assert_eq!(made["terminal"], false);
+        assert!(made.get("consoleSize").is_none());
+        assert_eq!(made["capabilities"]["bounding"], json!(["CAP_KILL"]));
+    }
+
+    #[test]
+    fn the_callers_wishes() {
+        let request = ExecRequest {
+            command: vec!["sh".into()],
+            env: vec!["A=2".into(), "B=3".into()],
+            working_dir: "/tmp".into(),
+            user: "1000:1000".into(),
+            tty: true,
+            ..ExecRequest::default()
+        };
+        let made = made(&request);
+        assert_eq!(made["env"], json!(["A=2", "PATH=/bin", "TERM=xterm", "B=3"]));
+        assert_eq!(made["cwd"], "/tmp");
+        assert_eq!(made["user"]["username"], "1000:1000");
+    }
+
+    #[test]
+    fn refusals() {
+        let no_command = ExecRequest::default();
+        let relative = ExecRequest {
+            command: vec!["ls".into()],
+            working_dir: "tmp".into(),
+            ..ExecRequest::default()
+        };
+        for bad in [no_command, relative] {
+            let err = process(&container(), &bad).unwrap_err();
+            assert_eq!(err.kind(), gantry_core::Kind::InvalidArgument);
+        }
+    }
+}

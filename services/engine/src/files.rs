@@ -1,0 +1,164 @@
+//! A container's own directory: its output, and the files that are bound into
+//! it.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use gantry_core::{Error, Namespace, Result};
+
+use crate::model::{Network, Settings};
+
+/// Where the directories are, below the daemon's root.
+const DIRECTORY: &str = "io.gantry.engine/containers";
+/// Where sockets are, below the daemon's state. Their paths must stay short.
+const SOCKETS: &str = "a";
+/// Used when the state directory's own path is too long for a socket.
+const FALLBACK_SOCKETS: &str = "/run/gantry/a";
+/// Longest path of a socket, with its terminating zero.
+const MAX_SOCKET_PATH: usize = 108;
+/// So much of an ID names a socket: 96 bits don't collide.
+const SOCKET_NAME: usize = 24;
+
+/// Paths of a container's files.
+#[derive(Clone, Debug)]
+pub(crate) struct ContainerFiles {
+    pub(crate) directory: PathBuf,
+    /// Recorded output; rotated files have `.1`, `.2`, … behind.
+    pub(crate) log: PathBuf,
+    pub(crate) hosts: PathBuf,
+    pub(crate) hostname: PathBuf,
+    pub(crate) resolv_conf: PathBuf,
+}
+
+impl ContainerFiles {
+    /// The files of a container.
+    pub(crate) fn of(root: &Path, namespace: &Namespace, id: &str) -> Self {
+        Self::below(&root.join(DIRECTORY).join(namespace.as_str()).join(id), id)
+    }
+
+    pub(crate) fn below(directory: &Path, id: &str) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            log: directory.join(format!("{id}-json.log")),
+            hosts: directory.join("hosts"),
+            hostname: directory.join("hostname"),
+            resolv_conf: directory.join("resolv.conf"),
+        }
+    }
+
+    /// Sources and targets of what is bound into the container.
+    pub(crate) fn binds(&self) -> [(PathBuf, &'static str); 3] {
+        [
+            (self.resolv_conf.clone(), "/etc/resolv.conf"),
+            (self.hostname.clone(), "/etc/hostname"),
+            (self.hosts.clone(), "/etc/hosts"),
+        ]
+    }
+
+    /// Makes the directory and the files. Blocks for a few system calls.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn write(&self, settings: &Settings) -> Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(|err| {
+            Error::io(format!("make directory {}", self.directory.display()), err)
+        })?;
+        let hosts = match settings.network {
+            Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_else(|_| own_hosts()),
+            Network::None => own_hosts(),
+        };
+        let resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
+        create(&self.hosts, hosts.as_bytes())?;
+        create(&self.hostname, format!("{}\n", settings.hostname).as_bytes())?;
+        create(&self.resolv_conf, &resolv_conf)
+    }
+
+    /// Takes the directory away; a missing one is no error.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.directory) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", self.directory.display()), err))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The socket on which a process' shim takes clients; `id` is random.
+pub(crate) fn attach_socket(state: &Path, id: &str) -> PathBuf {
+    let name = &id[..id.len().min(SOCKET_NAME)];
+    let path = state.join(SOCKETS).join(name);
+    if path.as_os_str().len() < MAX_SOCKET_PATH {
+        path
+    } else {
+        Path::new(FALLBACK_SOCKETS).join(name)
+    }
+}
+
+/// Makes the directory that a socket is to lie in.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn make_socket_directory(socket: &Path) -> Result<()> {
+    let Some(directory) = socket.parent() else { return Ok(()) };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|err| Error::io(format!("make directory {}", directory.display()), err))
+}
+
+fn own_hosts() -> String {
+    "127.0.0.1\tlocalhost\n\
+     ::1\tlocalhost ip6-localhost ip6-loopback\n\
+     fe00::\tip6-localnet\n\
+     ff00::\tip6-mcastprefix\n\
+     ff02::1\tip6-allnodes\n\
+     ff02::2\tip6-allrouters\n"
+        .to_owned()
+}
+
+/// Readable by whatever user the container runs as, whatever the daemon's umask.
+fn create(path: &Path, bytes: &[u8]) -> Result<()> {
+    let readable = || fs::Permissions::from_mode(0o644);
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
+    file.and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.set_permissions(readable())
+    })
+    .map_err(|err| Error::io(format!("write {}", path.display()), err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let namespace = Namespace::new("default").unwrap();
+        let files = ContainerFiles::of(dir.path(), &namespace, "c1");
+        let settings = Settings { hostname: "web".into(), ..Settings::default() };
+        files.write(&settings).unwrap();
+        assert_eq!(fs::read_to_string(&files.hostname).unwrap(), "web\n");
+        assert!(fs::read_to_string(&files.hosts).unwrap().starts_with("127.0.0.1\tlocalhost\n"));
+        assert!(files.resolv_conf.is_file());
+        files.remove().unwrap();
+        files.remove().unwrap();
+        assert!(!files.directory.exists());
+    }
+
+    #[test]
+    fn sockets_have_short_paths() {
+        let id = "0123456789abcdef".repeat(4);
+        let path = attach_socket(Path::new("/run/gantry"), &id);
+        assert_eq!(path, Path::new("/run/gantry/a/0123456789abcdef01234567"));
+        let long = PathBuf::from(format!("/{}", "x".repeat(120)));
+        assert!(attach_socket(&long, &id).starts_with(FALLBACK_SOCKETS));
+    }
+}

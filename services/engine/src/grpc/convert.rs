@@ -1,0 +1,244 @@
+//! Between the wire's messages and the engine's types.
+
+use gantry_core::images::{LayerPhase, Progress, PullRequest};
+use gantry_core::{Platform, Timestamp};
+use gantry_grpc::convert::timestamp;
+use gantry_grpc::gantry::engine::v1 as api;
+use gantry_grpc::gantry::engine::v1::{
+    pull_progress, session_input::Input, session_output::Output,
+};
+use tonic::Status;
+
+use crate::logs::LogEntry;
+use crate::model::Phase;
+use crate::options::{
+    ContainerOptions, ExecRequest, Pull, RunRequest, SessionInput, SessionOutput, Size,
+};
+use crate::{ImageSummary, Summary};
+
+fn set_time(t: Timestamp) -> Option<prost_types::Timestamp> {
+    (!t.is_unset()).then(|| timestamp(t))
+}
+
+/// `linux/arm64/v8`; `None` when empty.
+pub(super) fn platform(text: &str) -> Result<Option<Platform>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    let (os, architecture, variant) = match parts[..] {
+        [os, architecture] => (os, architecture, None),
+        [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
+        _ => ("", "", None),
+    };
+    if os.is_empty() || architecture.is_empty() {
+        return Err(Status::invalid_argument(format!(
+            "platform {text:?} must be like linux/amd64 or linux/arm64/v8"
+        )));
+    }
+    Ok(Some(Platform {
+        os: os.to_owned(),
+        architecture: architecture.to_owned(),
+        variant,
+        os_version: None,
+    }))
+}
+
+/// A size that a terminal can have.
+pub(super) fn size(wire: Option<api::Resize>) -> Option<Size> {
+    let wire = wire?;
+    let columns = u16::try_from(wire.columns).ok()?;
+    let rows = u16::try_from(wire.rows).ok()?;
+    (columns > 0 && rows > 0).then_some(Size { columns, rows })
+}
+
+pub(super) fn pull(wire: i32) -> Result<Pull, Status> {
+    match api::PullPolicy::try_from(wire) {
+        Ok(api::PullPolicy::Missing) => Ok(Pull::Missing),
+        Ok(api::PullPolicy::Always) => Ok(Pull::Always),
+        Ok(api::PullPolicy::Never) => Ok(Pull::Never),
+        Err(_) => Err(Status::invalid_argument(format!("unknown pull policy {wire}"))),
+    }
+}
+
+pub(super) fn options(wire: Option<api::ContainerSpec>) -> Result<ContainerOptions, Status> {
+    let spec = wire.ok_or_else(|| Status::invalid_argument("the container is not described"))?;
+    Ok(ContainerOptions {
+        name: spec.name,
+        image: spec.image,
+        command: spec.command,
+        entrypoint: spec.has_entrypoint.then_some(spec.entrypoint),
+        env: spec.env,
+        working_dir: spec.working_dir,
+        user: spec.user,
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        labels: spec.labels,
+        hostname: spec.hostname,
+        network: spec.network,
+        auto_remove: spec.auto_remove,
+        stop_signal: spec.stop_signal,
+        log_options: spec.log_options,
+    })
+}
+
+pub(super) fn run(wire: api::RunContainer) -> Result<RunRequest, Status> {
+    Ok(RunRequest {
+        options: options(wire.spec)?,
+        detach: wire.detach,
+        pull: pull(wire.pull)?,
+        platform: platform(&wire.platform)?,
+        attach_stdin: wire.attach_stdin,
+        size: size(wire.size),
+    })
+}
+
+pub(super) fn exec(wire: api::ExecProcess) -> ExecRequest {
+    ExecRequest {
+        container: wire.container,
+        command: wire.command,
+        env: wire.env,
+        working_dir: wire.working_dir,
+        user: wire.user,
+        tty: wire.tty,
+        attach_stdin: wire.attach_stdin,
+        detach: wire.detach,
+        size: size(wire.size),
+    }
+}
+
+/// What a caller says after the first message; `None` for what belongs there.
+pub(super) fn input(wire: api::SessionInput) -> Option<SessionInput> {
+    match wire.input? {
+        Input::Stdin(bytes) => Some(SessionInput::Stdin(bytes)),
+        Input::StdinEnd(_) => Some(SessionInput::StdinEnd),
+        Input::Resize(wire) => size(Some(wire)).map(SessionInput::Resize),
+        Input::Signal(signal) => Some(SessionInput::Signal(signal)),
+        Input::Run(_) | Input::Exec(_) | Input::Attach(_) => None,
+    }
+}
+
+pub(super) fn output(output: SessionOutput) -> api::SessionOutput {
+    let output = match output {
+        SessionOutput::Progress(p) => Output::Progress(progress(p)),
+        SessionOutput::Created { id, name, warnings } => {
+            Output::Created(api::SessionCreated { id, name, warnings })
+        }
+        SessionOutput::Started { pid } => Output::Started(api::SessionStarted { pid }),
+        SessionOutput::Stdout(bytes) => Output::Stdout(bytes),
+        SessionOutput::Stderr(bytes) => Output::Stderr(bytes),
+        SessionOutput::Exited { status, error } => {
+            Output::Exited(api::SessionExited { status, error })
+        }
+    };
+    api::SessionOutput { output: Some(output) }
+}
+
+pub(super) fn pull_request(wire: api::PullImageRequest) -> Result<PullRequest, Status> {
+    let credentials = (!wire.username.is_empty()).then_some((wire.username, wire.password));
+    Ok(PullRequest {
+        reference: wire.reference,
+        platform: platform(&wire.platform)?,
+        credentials,
+        ..PullRequest::default()
+    })
+}
+
+pub(super) fn progress(progress: Progress) -> api::PullProgress {
+    let event = match progress {
+        Progress::Resolved { name, target } => {
+            let digest = target.digest.to_string();
+            pull_progress::Event::Resolved(pull_progress::Resolved { name, digest })
+        }
+        Progress::Layer { digest, phase, done, total } => {
+            let phase = match phase {
+                LayerPhase::Waiting => pull_progress::Phase::Waiting,
+                LayerPhase::Downloading => pull_progress::Phase::Downloading,
+                LayerPhase::Extracting => pull_progress::Phase::Extracting,
+                LayerPhase::Exists => pull_progress::Phase::Exists,
+                LayerPhase::Complete => pull_progress::Phase::Complete,
+            };
+            let (digest, phase) = (digest.to_string(), phase.into());
+            pull_progress::Event::Layer(pull_progress::Layer { digest, phase, done, total })
+        }
+        Progress::Done { image, up_to_date } => {
+            let digest = image.target.digest.to_string();
+            pull_progress::Event::Done(pull_progress::Done { name: image.name, digest, up_to_date })
+        }
+    };
+    api::PullProgress { event: Some(event) }
+}
+
+pub(super) fn container(summary: Summary) -> api::Container {
+    let state = match summary.state.phase {
+        Phase::Creating | Phase::Created => api::ContainerState::Created,
+        Phase::Running => api::ContainerState::Running,
+        Phase::Paused => api::ContainerState::Paused,
+        Phase::Exited => api::ContainerState::Exited,
+        Phase::Removing | Phase::Dead => api::ContainerState::Dead,
+    };
+    api::Container {
+        command: summary.settings.args().cloned().collect(),
+        id: summary.id,
+        name: summary.name,
+        image: summary.image,
+        image_id: summary.image_id,
+        created_at: set_time(summary.created_at),
+        state: state.into(),
+        exit_code: summary.state.exit_code,
+        pid: summary.state.pid,
+        labels: summary.labels,
+        started_at: set_time(summary.state.started_at),
+        finished_at: set_time(summary.state.finished_at),
+        tty: summary.settings.tty,
+        network: summary.settings.network.as_str().to_owned(),
+        error: summary.state.error,
+        oom_killed: summary.state.oom_killed,
+    }
+}
+
+pub(super) fn log_entry(entry: LogEntry) -> api::LogEntry {
+    api::LogEntry {
+        stderr: entry.stderr,
+        data: entry.data,
+        time: set_time(entry.time),
+        partial: entry.partial,
+    }
+}
+
+pub(super) fn image(summary: ImageSummary) -> api::Image {
+    api::Image {
+        id: summary.id.to_string(),
+        name: summary.name,
+        repository: summary.repository,
+        tag: summary.tag,
+        digest: summary.digest.to_string(),
+        created_at: set_time(summary.created_at),
+        size: summary.size,
+        labels: summary.labels,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms() {
+        assert_eq!(platform("").unwrap(), None);
+        let arm = platform("linux/arm64/v8").unwrap().unwrap();
+        assert_eq!((arm.architecture.as_str(), arm.variant.as_deref()), ("arm64", Some("v8")));
+        for bad in ["linux", "/amd64", "a/b/c/d"] {
+            assert!(platform(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_terminal_has() {
+        let resize = |columns, rows| size(Some(api::Resize { columns, rows }));
+        assert_eq!(resize(80, 24), Some(Size { columns: 80, rows: 24 }));
+        assert_eq!(resize(0, 24), None);
+        assert_eq!(resize(80, 70_000), None);
+        assert_eq!(size(None), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! Images as they are listed and inspected.
+
+use std::sync::Arc;
+
+use gantry_core::filter::Filters;
+use gantry_core::images::Image;
+use gantry_core::{Context, Digest, Labels, Result, Timestamp};
+use serde_json::{Value, json};
+
+use super::info::ImageInfo;
+use super::reference::{familiar, split};
+use crate::Engine;
+
+/// An image in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// Full reference.
+    pub name: String,
+    /// Repository as it is shown.
+    pub repository: String,
+    /// Tag; empty when it is named by digest.
+    pub tag: String,
+    /// Digest of the manifest or index.
+    pub digest: Digest,
+    /// When it was built.
+    pub created_at: Timestamp,
+    /// Bytes of its unpacked layers.
+    pub size: u64,
+    /// Labels of its configuration.
+    pub labels: Labels,
+}
+
+impl ImageSummary {
+    fn of(image: &Image, info: &ImageInfo) -> Self {
+        let (repository, tag) = split(&image.name);
+        let built = info.config.created.as_deref().and_then(Timestamp::parse_rfc3339);
+        Self {
+            id: info.id.clone(),
+            name: image.name.clone(),
+            repository,
+            tag,
+            digest: image.target.digest.clone(),
+            created_at: built.unwrap_or_default(),
+            size: info.size,
+            labels: info.config.runtime().labels.unwrap_or_default(),
+        }
+    }
+}
+
+impl Engine {
+    /// The images that can be used, newest first. One whose documents are
+    /// not here is left out.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn images(&self, ctx: &Context) -> Result<Vec<ImageSummary>> {
+        let mut found = Vec::new();
+        for image in self.parts.images.list(ctx, &Filters::all()).await? {
+            match self.image_info(ctx, &image).await {
+                Ok(info) => found.push(ImageSummary::of(&image, &info)),
+                Err(err) => tracing::debug!(image = image.name, error = %err, "not listed"),
+            }
+        }
+        found.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
+        Ok(found)
+    }
+
+    /// One image, with all that is known of it as JSON with Docker's field names.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`.
+    pub async fn inspect_image(&self, ctx: &Context, text: &str) -> Result<(ImageSummary, String)> {
+        let image = self.resolve_image(ctx, text).await?;
+        let info = self.image_info(ctx, &image).await?;
+        let names = self.images_by_id(ctx, info.id.hex()).await?;
+        let summary = ImageSummary::of(&image, &info);
+        let json = inspect(&summary, &info, &names, &self.parts.snapshotters.default);
+        Ok((summary, json.to_string()))
+    }
+}
+
+fn inspect(
+    summary: &ImageSummary,
+    info: &ImageInfo,
+    names: &[(Arc<ImageInfo>, Image)],
+    driver: &str,
+) -> Value {
+    let tags = names.iter().filter(|(_, image)| !image.name.contains('@'));
+    let tags: Vec<_> = tags.map(|(_, image)| familiar(&image.name)).collect();
+    let mut digests: Vec<_> = names
+        .iter()
+        .map(|(_, image)| format!("{}@{}", split(&image.name).0, image.target.digest))
+        .collect();
+    digests.sort();
+    digests.dedup();
+    json!({
+        "Id": summary.id,
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Parent": "",
+        "Comment": "",
+        "Created": info.config.created,
+        "Author": info.config.author,
+        "Architecture": info.config.architecture,
+        "Variant": info.config.variant,
+        "Os": info.config.os,
+        "Size": info.size,
+        "GraphDriver": {"Name": driver, "Data": null},
+        "RootFS": {"Type": "layers", "Layers": info.config.rootfs.diff_ids},
+        "Config": info.config.runtime(),
+        "Metadata": {},
+    })
+}

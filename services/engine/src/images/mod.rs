@@ -1,0 +1,186 @@
+//! Images as Docker's users address and see them.
+
+mod info;
+mod list;
+mod reference;
+mod remove;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gantry_core::images::{Image, ProgressSink, PullRequest, Unpacked};
+use gantry_core::{Context, Digest, Error, Namespace, Platform, Result};
+
+use crate::Engine;
+use crate::image_config::ImageConfig;
+use crate::options::Pull;
+
+pub(crate) use info::ImageInfo;
+pub use list::ImageSummary;
+pub(crate) use reference::familiar;
+pub use remove::Removed;
+
+/// Entries of each part; when it is full, it begins anew.
+const CAPACITY: usize = 512;
+
+/// An image that a container can be made from.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) unpacked: Unpacked,
+    pub(crate) config: ImageConfig,
+}
+
+type Key = (Namespace, Digest);
+
+/// What is known of images by the digest they point at. Content never
+/// changes, so only its removal makes an entry wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    /// Images that were unpacked into the default snapshotter.
+    ready: Mutex<HashMap<Key, Arc<Ready>>>,
+    /// Manifests and configurations.
+    infos: Mutex<HashMap<Key, Arc<ImageInfo>>>,
+}
+
+/// Nothing panics under these locks; they are held for single map operations.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn insert<T>(map: &Mutex<HashMap<Key, Arc<T>>>, ctx: &Context, digest: &Digest, value: &Arc<T>) {
+    let mut map = lock(map);
+    if map.len() >= CAPACITY {
+        map.clear();
+    }
+    map.insert((ctx.namespace.clone(), digest.clone()), Arc::clone(value));
+}
+
+impl Cache {
+    fn ready(&self, ctx: &Context, digest: &Digest) -> Option<Arc<Ready>> {
+        lock(&self.ready).get(&(ctx.namespace.clone(), digest.clone())).cloned()
+    }
+
+    fn info(&self, ctx: &Context, digest: &Digest) -> Option<Arc<ImageInfo>> {
+        lock(&self.infos).get(&(ctx.namespace.clone(), digest.clone())).cloned()
+    }
+
+    /// What was known turned out to be wrong.
+    pub(crate) fn forget(&self, ctx: &Context, digest: &Digest) {
+        let key = (ctx.namespace.clone(), digest.clone());
+        lock(&self.ready).remove(&key);
+        lock(&self.infos).remove(&key);
+    }
+}
+
+impl Engine {
+    /// Brings an image here.
+    ///
+    /// # Errors
+    /// As [`gantry_core::images::Puller::pull`].
+    pub async fn pull(
+        &self,
+        ctx: &Context,
+        request: PullRequest,
+        progress: ProgressSink,
+    ) -> Result<Image> {
+        self.parts.puller.pull(ctx, request, progress).await
+    }
+
+    /// The image that a container is to be made from, pulled if need be.
+    pub(crate) async fn image_for(
+        &self,
+        ctx: &Context,
+        text: &str,
+        pull: Pull,
+        platform: Option<Platform>,
+        progress: Option<ProgressSink>,
+    ) -> Result<Arc<Ready>> {
+        if text.is_empty() {
+            return Err(Error::invalid_argument("no image is named"));
+        }
+        let found = match pull {
+            Pull::Always => Err(Error::not_found("to be pulled")),
+            Pull::Missing | Pull::Never => self.resolve_image(ctx, text).await,
+        };
+        let image = match found {
+            Err(err) if err.is_not_found() && pull != Pull::Never => {
+                let request =
+                    PullRequest { reference: text.to_owned(), platform, ..PullRequest::default() };
+                let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
+                self.parts.puller.pull(ctx, request, progress).await?
+            }
+            other => other?,
+        };
+        self.ready(ctx, image).await
+    }
+
+    async fn ready(&self, ctx: &Context, image: Image) -> Result<Arc<Ready>> {
+        let digest = image.target.digest.clone();
+        if let Some(ready) = self.cache.ready(ctx, &digest) {
+            if ready.unpacked.image == image {
+                return Ok(ready);
+            }
+            // The same content under another name.
+            let unpacked = Unpacked { image, ..ready.unpacked.clone() };
+            return Ok(Arc::new(Ready { unpacked, config: ready.config.clone() }));
+        }
+        let unpacked = self.parts.puller.unpack(ctx, &image, "").await?;
+        let config = ImageConfig::parse(&unpacked.config)?;
+        let ready = Arc::new(Ready { unpacked, config });
+        insert(&self.cache.ready, ctx, &digest, &ready);
+        Ok(ready)
+    }
+
+    /// An image by reference, or by a unique beginning of its ID.
+    ///
+    /// # Errors
+    /// `NotFound`: `No such image: x`; `InvalidArgument` when several IDs
+    /// begin so, or for what is no reference.
+    pub(crate) async fn resolve_image(&self, ctx: &Context, text: &str) -> Result<Image> {
+        let prefix = reference::id_prefix(text);
+        let name = self.parts.puller.normalize(text);
+        match (&name, prefix) {
+            (Ok(name), _) => match self.parts.images.get(ctx, name).await {
+                Err(err) if err.is_not_found() => {}
+                other => return other,
+            },
+            (Err(_), Some(_)) => {}
+            (Err(err), None) => return Err(err.duplicate()),
+        }
+        let shown = name.as_deref().map_or_else(|_| text.to_owned(), familiar);
+        let Some(prefix) = prefix else {
+            return Err(Error::not_found(format!("No such image: {shown}")));
+        };
+        let mut found = self.images_by_id(ctx, prefix).await?;
+        match found.pop() {
+            Some((_, image)) => Ok(image),
+            None => Err(Error::not_found(format!("No such image: {shown}"))),
+        }
+    }
+
+    /// All names of the one image whose ID begins so.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when several begin so.
+    async fn images_by_id(
+        &self,
+        ctx: &Context,
+        prefix: &str,
+    ) -> Result<Vec<(Arc<ImageInfo>, Image)>> {
+        let mut found: Vec<(Arc<ImageInfo>, Image)> = Vec::new();
+        for image in self.parts.images.list(ctx, &gantry_core::filter::Filters::all()).await? {
+            // An image whose content is not here has no ID.
+            let Ok(info) = self.image_info(ctx, &image).await else { continue };
+            if info.id.hex().starts_with(prefix) {
+                found.push((info, image));
+            }
+        }
+        let differ = |w: &[(Arc<ImageInfo>, Image)]| w[0].0.id != w[1].0.id;
+        if found.windows(2).any(differ) {
+            return Err(Error::invalid_argument(format!(
+                "several images have an ID that begins with {prefix}: write more of it"
+            )));
+        }
+        Ok(found)
+    }
+}

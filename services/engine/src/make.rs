@@ -1,0 +1,372 @@
+//! From what a caller asks for to a container that could be started.
+
+use std::sync::Arc;
+
+use gantry_core::containers::{Container, Runtime};
+use gantry_core::db::{Durability, blocking};
+use gantry_core::{Any, Context, Error, Labels, Mount, Result};
+
+use crate::Engine;
+use crate::image_config::Runtime as ImageRuntime;
+use crate::images::Ready;
+use crate::live::Live;
+use crate::model::{Meta, Network, Phase, Settings, State};
+use crate::options::{ContainerOptions, Pull, Size};
+use crate::spec::{DEFAULT_PATH, SpecInput};
+use crate::{names, signal};
+
+/// SIGTERM.
+const TERM: u32 = 15;
+/// Digits of an ID that make a host name.
+const SHORT_ID: usize = 12;
+
+/// A container that exists.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) container: Container,
+    pub(crate) meta: Meta,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container that is not started; returns its ID and what a user
+    /// should know.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `NotFound` for the image, `AlreadyExists` for the name.
+    pub async fn create(
+        &self,
+        ctx: &Context,
+        options: ContainerOptions,
+        pull: Pull,
+    ) -> Result<(String, Vec<String>)> {
+        let image = self.image_for(ctx, &options.image, pull, None, None).await?;
+        let made = self.make(ctx, options, &image, None).await?;
+        let busy = made.live.busy.lock().await;
+        self.mark_created(ctx, &made).await?;
+        drop(busy);
+        Ok((made.container.id, made.warnings))
+    }
+
+    /// Makes it durable that a container is there, before anybody is told.
+    pub(crate) async fn mark_created(&self, ctx: &Context, made: &Made) -> Result<()> {
+        let created = |meta: &mut Meta| meta.state.phase = Phase::Created;
+        self.store.update(ctx, &made.container.id, Durability::Sync, created).await
+    }
+
+    /// Makes a container: its record first, then its file system and files.
+    /// Nothing of it remains when that fails.
+    pub(crate) async fn make(
+        &self,
+        ctx: &Context,
+        options: ContainerOptions,
+        image: &Ready,
+        size: Option<Size>,
+    ) -> Result<Made> {
+        if !options.name.is_empty() {
+            names::validate(&options.name)?;
+        }
+        let id = names::random_id();
+        let mut settings = settings(&options, &image.config.runtime(), &id)?;
+        let config = &self.parts.config;
+        if settings.log_max_size == 0 {
+            settings.log_max_size = config.log_max_size;
+        }
+        if settings.log_max_files == 0 {
+            settings.log_max_files = config.log_max_files;
+        }
+        let files = self.files(ctx, &id);
+        let spec = SpecInput { id: &id, settings: &settings, files: &files, size };
+        let spec = Any::spec(self.specs.build(&spec)?);
+        let image_labels = image.config.runtime().labels.unwrap_or_default();
+        let labels: Labels = image_labels.into_iter().chain(options.labels).collect();
+        let container = Container {
+            id: id.clone(),
+            labels: labels.clone(),
+            image: image.unpacked.image.name.clone(),
+            runtime: Runtime { name: self.parts.config.runtime.clone(), options: None },
+            spec: Some(spec),
+            snapshotter: self.parts.snapshotters.resolve("").to_owned(),
+            snapshot_key: id.clone(),
+            ..Container::default()
+        };
+        let meta = Meta {
+            name: options.name,
+            image: options.image,
+            image_id: image.unpacked.config_digest.to_string(),
+            labels,
+            settings,
+            ..Meta::default()
+        };
+        // The log of the store keeps the order of writes: if anything that
+        // follows survives the machine, so does this record.
+        let (container, meta) =
+            self.store.create(ctx, container, meta, Durability::Buffered).await?;
+        let live = self.live.entry(ctx, &id);
+        live.set(State { phase: Phase::Created, ..State::default() });
+        let written = {
+            let settings = meta.settings.clone();
+            blocking(move || files.write(&settings))
+        };
+        let (mounts, written) = tokio::join!(self.prepare(ctx, &container, image), written);
+        match written.and(mounts) {
+            Ok(mounts) => Ok(Made { container, meta, mounts, live, warnings: Vec::new() }),
+            Err(err) => {
+                if let Err(left) = self.dispose(ctx, &container, &meta, Durability::Buffered).await
+                {
+                    tracing::warn!(id, error = %left, "undo a container that failed");
+                }
+                Err(err)
+            }
+        }
+    }
+
+    async fn prepare(
+        &self,
+        ctx: &Context,
+        container: &Container,
+        image: &Ready,
+    ) -> Result<Vec<Mount>> {
+        let snapshotter = self.parts.snapshotters.get(&container.snapshotter)?;
+        let parent = image.unpacked.chain_id.as_ref().map(|chain| chain.as_str());
+        let key = &container.snapshot_key;
+        let prepared =
+            snapshotter.prepare_with(ctx, key, parent, Labels::new(), Durability::Buffered).await;
+        match prepared {
+            Err(err) if err.is_not_found() => {
+                // Somebody took the image's layers away since they were unpacked.
+                self.cache.forget(ctx, &image.unpacked.image.target.digest);
+                let unpacked = &image.unpacked.image;
+                self.parts.puller.unpack(ctx, unpacked, &container.snapshotter).await?;
+                snapshotter
+                    .prepare_with(ctx, key, parent, Labels::new(), Durability::Buffered)
+                    .await
+            }
+            other => other,
+        }
+    }
+}
+
+/// What a container is to be like: the caller's wishes over the image's.
+///
+/// # Errors
+/// `InvalidArgument`, saying what is wrong.
+fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Result<Settings> {
+    let (entrypoint, command) = arguments(options, image)?;
+    let network = match options.network.as_str() {
+        "" | "none" => Network::None,
+        "host" => Network::Host,
+        other => {
+            return Err(Error::invalid_argument(format!(
+                "network {other:?} is not supported: use none or host"
+            )));
+        }
+    };
+    let working_dir = first(&options.working_dir, image.working_dir.as_ref(), "/");
+    if !working_dir.starts_with('/') {
+        return Err(Error::invalid_argument(format!(
+            "the working directory '{working_dir}' is invalid, it needs to be an absolute path"
+        )));
+    }
+    let host_name = match (options.hostname.as_str(), network) {
+        ("", Network::Host) => crate::system::host_name(),
+        ("", Network::None) => id[..SHORT_ID].to_owned(),
+        (name, _) => valid_host_name(name)?,
+    };
+    let stop_signal = first(&options.stop_signal, image.stop_signal.as_ref(), "");
+    let (log_max_size, log_max_files) = log_options(&options.log_options)?;
+    Ok(Settings {
+        entrypoint,
+        command,
+        env: environment(options, image, &host_name),
+        working_dir,
+        user: first(&options.user, image.user.as_ref(), ""),
+        tty: options.tty,
+        open_stdin: options.open_stdin,
+        hostname: host_name,
+        network,
+        auto_remove: options.auto_remove,
+        stop_signal: if stop_signal.is_empty() { TERM } else { signal::parse(&stop_signal)? },
+        log_max_size,
+        log_max_files,
+    })
+}
+
+fn first(wish: &str, image: Option<&String>, default: &str) -> String {
+    let image = image.map(String::as_str).filter(|text| !text.is_empty());
+    if wish.is_empty() { image.unwrap_or(default).to_owned() } else { wish.to_owned() }
+}
+
+/// Entrypoint and command. A new entrypoint makes the image's command void.
+fn arguments(
+    options: &ContainerOptions,
+    image: &ImageRuntime,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let (entrypoint, inherited) = match &options.entrypoint {
+        Some(own) => (own.clone(), Vec::new()),
+        None => {
+            (image.entrypoint.clone().unwrap_or_default(), image.cmd.clone().unwrap_or_default())
+        }
+    };
+    let command = if options.command.is_empty() { inherited } else { options.command.clone() };
+    if entrypoint.is_empty() && command.is_empty() {
+        return Err(Error::invalid_argument(
+            "no command specified: the image has none, so name one behind the image",
+        ));
+    }
+    Ok((entrypoint, command))
+}
+
+/// The complete environment, in Docker's order; later values replace earlier ones.
+fn environment(options: &ContainerOptions, image: &ImageRuntime, host_name: &str) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={host_name}")];
+    if options.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    for entry in image.env.iter().flatten().chain(&options.env) {
+        merge(&mut env, entry);
+    }
+    env
+}
+
+/// Sets `NAME=VALUE`, or removes `NAME`.
+pub(crate) fn merge(env: &mut Vec<String>, entry: &str) {
+    let name = entry.split('=').next().unwrap_or(entry);
+    let is_it = |e: &String| e.split('=').next() == Some(name);
+    match (env.iter().position(is_it), entry.contains('=')) {
+        (Some(at), true) => env[at] = entry.to_owned(),
+        (Some(at), false) => {
+            env.remove(at);
+        }
+        (None, true) => env.push(entry.to_owned()),
+        (None, false) => {}
+    }
+}
+
+fn valid_host_name(name: &str) -> Result<String> {
+    /// Longest that the kernel takes.
+    const LONGEST: usize = 64;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    if name.len() <= LONGEST && name.bytes().all(allowed) {
+        return Ok(name.to_owned());
+    }
+    Err(Error::invalid_argument(format!("invalid hostname: {name:?}")))
+}
+
+/// `max-size` and `max-file` of the log driver `json-file`.
+fn log_options(options: &Labels) -> Result<(u64, u32)> {
+    let (mut size, mut files) = (0, 0);
+    for (key, value) in options {
+        let bad = || Error::invalid_argument(format!("invalid value for log-opt {key}: {value:?}"));
+        match key.as_str() {
+            "max-size" => size = bytes(value).filter(|n| *n > 0).ok_or_else(bad)?,
+            "max-file" => {
+                files = value.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(bad)?;
+            }
+            _ => {
+                return Err(Error::invalid_argument(format!(
+                    "unknown log opt '{key}' for json-file log driver: max-size and max-file \
+                     are known"
+                )));
+            }
+        }
+    }
+    Ok((size, files))
+}
+
+/// `10m`, `1GiB`, `4096`: powers of 1024.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef";
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    fn image() -> ImageRuntime {
+        ImageRuntime {
+            entrypoint: Some(strings(&["/entry"])),
+            cmd: Some(strings(&["serve"])),
+            env: Some(strings(&["PATH=/bin", "A=1"])),
+            working_dir: Some("/srv".into()),
+            user: Some("web".into()),
+            stop_signal: Some("SIGQUIT".into()),
+            ..ImageRuntime::default()
+        }
+    }
+
+    #[test]
+    fn the_images_ways() {
+        let made = settings(&ContainerOptions::default(), &image(), ID).unwrap();
+        assert_eq!(made.args().collect::<Vec<_>>(), ["/entry", "serve"]);
+        assert_eq!(made.env, ["PATH=/bin", "HOSTNAME=0123456789ab", "A=1"]);
+        assert_eq!((made.working_dir.as_str(), made.user.as_str()), ("/srv", "web"));
+        assert_eq!((made.stop_signal, made.network), (3, Network::None));
+    }
+
+    #[test]
+    fn the_callers_wishes() {
+        let options = ContainerOptions {
+            command: strings(&["ls"]),
+            env: strings(&["A=2", "PATH", "B=x=y"]),
+            user: "0".into(),
+            working_dir: "/tmp".into(),
+            hostname: "web-1".into(),
+            tty: true,
+            log_options: [("max-size".to_owned(), "2m".to_owned())].into(),
+            ..ContainerOptions::default()
+        };
+        let made = settings(&options, &image(), ID).unwrap();
+        assert_eq!(made.args().collect::<Vec<_>>(), ["/entry", "ls"]);
+        assert_eq!(made.env, ["HOSTNAME=web-1", "TERM=xterm", "A=2", "B=x=y"]);
+        assert_eq!((made.log_max_size, made.log_max_files), (2 << 20, 0));
+        let options = ContainerOptions { entrypoint: Some(strings(&["sh"])), ..options };
+        let made = settings(&options, &image(), ID).unwrap();
+        assert_eq!(made.args().collect::<Vec<_>>(), ["sh", "ls"]);
+    }
+
+    #[test]
+    fn a_new_entrypoint_voids_the_images_command() {
+        let entrypoint = Some(strings(&["sh"]));
+        let options = ContainerOptions { entrypoint, ..ContainerOptions::default() };
+        let made = settings(&options, &image(), ID).unwrap();
+        assert_eq!(made.args().collect::<Vec<_>>(), ["sh"]);
+        let options = ContainerOptions { entrypoint: Some(vec![]), ..ContainerOptions::default() };
+        assert!(settings(&options, &image(), ID).is_err());
+    }
+
+    #[test]
+    fn refusals() {
+        let base = ContainerOptions { command: strings(&["x"]), ..ContainerOptions::default() };
+        let log = |k: &str, v: &str| Labels::from([(k.to_owned(), v.to_owned())]);
+        for bad in [
+            ContainerOptions { network: "bridge".into(), ..base.clone() },
+            ContainerOptions { working_dir: "tmp".into(), ..base.clone() },
+            ContainerOptions { stop_signal: "SIGNOPE".into(), ..base.clone() },
+            ContainerOptions { hostname: "a b".into(), ..base.clone() },
+            ContainerOptions { log_options: log("max-size", "-1"), ..base.clone() },
+            ContainerOptions { log_options: log("max-file", "0"), ..base.clone() },
+            ContainerOptions { log_options: log("nope", "1"), ..base.clone() },
+        ] {
+            let err = settings(&bad, &ImageRuntime::default(), ID).unwrap_err();
+            assert_eq!(err.kind(), gantry_core::Kind::InvalidArgument, "{err}");
+        }
+    }
+}

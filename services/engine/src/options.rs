@@ -1,0 +1,165 @@
+//! What callers hand to the engine, and what they get while a session lasts.
+
+use bytes::Bytes;
+use gantry_core::images::Progress;
+use gantry_core::{Labels, Platform};
+use tokio::sync::mpsc;
+
+/// What a container is made from; texts as a user writes them, empty for the default.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerOptions {
+    /// Name; a random one when empty.
+    pub name: String,
+    /// Image reference or ID.
+    pub image: String,
+    /// Arguments; the image's when empty.
+    pub command: Vec<String>,
+    /// Replaces the image's entrypoint; an empty list clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// `NAME=VALUE`, over the image's environment; `NAME` alone removes one.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: String,
+    /// `name|uid[:group|gid]`.
+    pub user: String,
+    /// A pseudo-terminal.
+    pub tty: bool,
+    /// Keep standard input open.
+    pub open_stdin: bool,
+    /// Labels, over the image's.
+    pub labels: Labels,
+    /// Host name.
+    pub hostname: String,
+    /// `none` or `host`.
+    pub network: String,
+    /// Remove the container when it has ended.
+    pub auto_remove: bool,
+    /// Signal for a stop.
+    pub stop_signal: String,
+    /// `max-size`, `max-file`.
+    pub log_options: Labels,
+}
+
+/// When an image is pulled before a container is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pull {
+    /// When it is not here.
+    #[default]
+    Missing,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The size of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Columns.
+    pub columns: u16,
+    /// Rows.
+    pub rows: u16,
+}
+
+/// Asks for a container that runs.
+#[derive(Clone, Debug, Default)]
+pub struct RunRequest {
+    /// The container.
+    pub options: ContainerOptions,
+    /// Leave it on its own once it runs.
+    pub detach: bool,
+    /// When to pull the image.
+    pub pull: Pull,
+    /// For which platform; this machine's when `None`.
+    pub platform: Option<Platform>,
+    /// Carry standard input.
+    pub attach_stdin: bool,
+    /// Size of the caller's terminal.
+    pub size: Option<Size>,
+}
+
+/// Asks for a further process.
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
+    /// Container: name, ID or prefix.
+    pub container: String,
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// `NAME=VALUE`, over the container's environment.
+    pub env: Vec<String>,
+    /// Working directory; the container's when empty.
+    pub working_dir: String,
+    /// `name|uid[:group|gid]`; the container's when empty.
+    pub user: String,
+    /// A pseudo-terminal.
+    pub tty: bool,
+    /// Carry standard input.
+    pub attach_stdin: bool,
+    /// Leave it on its own once it runs.
+    pub detach: bool,
+    /// Size of the caller's terminal.
+    pub size: Option<Size>,
+}
+
+/// From the caller of a session.
+#[derive(Clone, Debug)]
+pub enum SessionInput {
+    /// Bytes for standard input.
+    Stdin(Bytes),
+    /// No more of them.
+    StdinEnd,
+    /// The terminal's size.
+    Resize(Size),
+    /// A signal for the process, as a user writes it.
+    Signal(String),
+}
+
+/// To the caller of a session.
+#[derive(Clone, Debug)]
+pub enum SessionOutput {
+    /// The image is being pulled.
+    Progress(Progress),
+    /// The container exists.
+    Created {
+        /// Its ID.
+        id: String,
+        /// Its name.
+        name: String,
+        /// What a user should know, a line each.
+        warnings: Vec<String>,
+    },
+    /// The process runs.
+    Started {
+        /// Its ID on the host.
+        pid: u32,
+    },
+    /// Bytes of standard output.
+    Stdout(Bytes),
+    /// Bytes of standard error.
+    Stderr(Bytes),
+    /// The process has ended, or could not be run.
+    Exited {
+        /// Exit code.
+        status: u32,
+        /// Why it could not be run; empty otherwise.
+        error: String,
+    },
+}
+
+/// The two directions of a session. The output is bounded: a caller that does
+/// not take it slows the process down. A caller who goes away leaves the
+/// process running.
+#[derive(Debug)]
+pub struct Session {
+    /// What the caller says; its end without [`SessionInput::StdinEnd`] means nothing.
+    pub input: mpsc::Receiver<SessionInput>,
+    /// What the caller is told.
+    pub output: mpsc::Sender<SessionOutput>,
+}
+
+impl Session {
+    /// Tells the caller, who may have gone.
+    pub(crate) async fn tell(&self, message: SessionOutput) {
+        let _ = self.output.send(message).await;
+    }
+}

@@ -1,0 +1,144 @@
+//! After a restart: containers that run are watched again, the others get
+//! the end that they had, and what was half-done is undone or finished.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use gantry_core::containers::{CONTAINERS, Container};
+use gantry_core::db::blocking;
+use gantry_core::tasks::{Process, Status};
+use gantry_core::{Context, Namespace, Result};
+
+use crate::Engine;
+use crate::files::attach_socket;
+use crate::model::{Meta, Phase, State};
+
+/// SIGKILL.
+const KILL: u32 = 9;
+
+impl Engine {
+    /// Brings what is stored and what runs together. Begins to watch what
+    /// runs; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The store's. Trouble with one container is logged.
+    pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        self.watch_memory()?;
+        let database = Arc::clone(&self.parts.database);
+        let namespaces = blocking(move || database.namespaces(CONTAINERS.name())).await?;
+        for namespace in namespaces {
+            let ctx = Context::new(Namespace::new(namespace)?);
+            self.recover_namespace(&ctx).await?;
+        }
+        let sockets = attach_socket(&self.parts.config.state, "x");
+        blocking(move || {
+            sweep_sockets(sockets.parent().unwrap_or(Path::new("")));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn recover_namespace(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+        let tasks = self.parts.tasks.list(ctx).await?;
+        let mut tasks: HashMap<_, _> =
+            tasks.into_iter().map(|task| (task.container_id.clone(), task)).collect();
+        let (database, namespace) = (Arc::clone(&self.parts.database), ctx.namespace.clone());
+        let rows = blocking(move || CONTAINERS.list(&*database, namespace.as_str())).await?;
+        for (id, container) in rows {
+            let meta = match Meta::of(&container) {
+                Ok(meta) if !meta.foreign => meta,
+                Ok(_) => continue,
+                Err(err) => {
+                    tracing::warn!(id, error = %err, "a container can't be recovered");
+                    continue;
+                }
+            };
+            match tasks.remove(&id) {
+                Some(task) => self.recover_running(ctx, container, meta, &task).await,
+                None => self.recover_ended(ctx, container, meta).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// There is a task.
+    async fn recover_running(
+        self: &Arc<Self>,
+        ctx: &Context,
+        container: Container,
+        meta: Meta,
+        task: &Process,
+    ) {
+        let id = container.id.as_str();
+        let live = self.live.entry(ctx, id);
+        let leaving = meta.state.phase == Phase::Removing;
+        if task.status == Status::Created || leaving {
+            // The daemon ended between making and starting it, or while
+            // removing it: nobody was told that it runs.
+            tracing::info!(id, "undo a half-done start or removal");
+            let _ = self.parts.tasks.kill(ctx, id, "", KILL, true).await;
+            let _ = self.parts.tasks.wait(ctx, id, "").await;
+            self.delete_task(ctx, id).await;
+            if leaving || meta.state.phase == Phase::Creating {
+                self.dispose_or_bury(ctx, &container, &meta, &live).await;
+            }
+            return;
+        }
+        let state = State {
+            phase: Phase::Running,
+            pid: task.pid,
+            // When it was started was not written down yet.
+            started_at: if meta.state.started_at.is_unset() {
+                container.created_at
+            } else {
+                meta.state.started_at
+            },
+            ..State::default()
+        };
+        tracing::info!(id, name = meta.name, "the container runs");
+        live.watched(state);
+        self.watch(ctx, &container, &meta, &live);
+    }
+
+    /// There is no task.
+    async fn recover_ended(self: &Arc<Self>, ctx: &Context, container: Container, meta: Meta) {
+        let id = container.id.as_str();
+        let live = self.live.entry(ctx, id);
+        match meta.state.phase {
+            Phase::Creating | Phase::Removing => {
+                tracing::info!(id, "finish or undo what was half-done");
+                self.dispose_or_bury(ctx, &container, &meta, &live).await;
+            }
+            Phase::Running | Phase::Paused => {
+                tracing::info!(id, name = meta.name, "the container ended meanwhile");
+                live.watched(meta.state.clone());
+                self.watch(ctx, &container, &meta, &live);
+                // Its exit is known, or known to be lost: this does not take long.
+                live.wait_settled().await;
+            }
+            Phase::Exited if meta.settings.auto_remove => {
+                self.dispose_or_bury(ctx, &container, &meta, &live).await;
+            }
+            Phase::Created | Phase::Exited | Phase::Dead => {
+                self.live.forget(ctx, id);
+            }
+        }
+    }
+}
+
+/// Removes sockets on which nobody listens: their shims were killed.
+fn sweep_sockets(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let refused = UnixStream::connect(&path)
+            .is_err_and(|err| err.kind() == std::io::ErrorKind::ConnectionRefused);
+        if refused {
+            // Whoever removed it first was right.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Starting containers, and carrying what they say.
+
+use std::sync::Arc;
+
+use gantry_core::attach::LogUri;
+use gantry_core::containers::Container;
+use gantry_core::db::{Durability, blocking};
+use gantry_core::images::ProgressSink;
+use gantry_core::tasks::{CreateTask, ExecFailure, Stdio, exec_failure};
+use gantry_core::{Context, Error, Mount, Result, Timestamp};
+
+use crate::attach::Attached;
+use crate::files::{attach_socket, make_socket_directory};
+use crate::live::Live;
+use crate::make::Made;
+use crate::model::{Meta, Phase, State};
+use crate::options::{RunRequest, Session, SessionOutput, Size};
+use crate::session::{self, Ended, Target};
+use crate::{Engine, watch};
+
+/// What a container's start needs.
+pub(crate) struct Start<'a> {
+    pub(crate) ctx: &'a Context,
+    pub(crate) container: &'a Container,
+    pub(crate) meta: &'a Meta,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) live: &'a Arc<Live>,
+}
+
+/// A command that could not be run, as Docker says it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotRun {
+    pub(crate) status: u32,
+    pub(crate) text: String,
+}
+
+impl Engine {
+    /// Makes a container and starts it. A detached one is left on its own;
+    /// for others input and output are carried until it ends, or until
+    /// the caller goes, who leaves it running.
+    ///
+    /// The record is durable before the caller is told of the container. The
+    /// exception is one that is not detached and goes with its end: it does
+    /// not outlive the machine anyway, so it is only safe from the end of the daemon.
+    ///
+    /// # Errors
+    /// As [`Engine::create`]; a detached container's command that can't be
+    /// run is a `NotFound` or `FailedPrecondition`, and the container stays, not started.
+    pub async fn run(
+        self: &Arc<Self>,
+        ctx: &Context,
+        mut request: RunRequest,
+        mut session: Session,
+    ) -> Result<()> {
+        let platform = request.platform.take();
+        let progress = progress_to(&session);
+        let wanted = &request.options.image;
+        let image = self.image_for(ctx, wanted, request.pull, platform, Some(progress)).await?;
+        let options = std::mem::take(&mut request.options);
+        let transient = options.auto_remove && !request.detach;
+        let mut made = self.make(ctx, options, &image, request.size).await?;
+        let live = Arc::clone(&made.live);
+        let busy = live.busy.lock().await;
+        let start = Start {
+            ctx,
+            container: &made.container,
+            meta: &made.meta,
+            mounts: std::mem::take(&mut made.mounts),
+            live: &live,
+        };
+        let told = async {
+            if !transient {
+                self.mark_created(ctx, &made).await?;
+            }
+            let (id, name) = (made.container.id.clone(), made.meta.name.clone());
+            let warnings = made.warnings.clone();
+            session.tell(SessionOutput::Created { id, name, warnings }).await;
+            Ok(())
+        };
+        let (told, prepared) = tokio::join!(told, self.create_task(&start));
+        let attach = !request.detach;
+        let started = match told.and(prepared) {
+            Ok(pid) => self.start_task(&start, pid, attach, request.size).await,
+            Err(err) => Err(err),
+        };
+        let (pid, attached) = match started {
+            Ok(started) => started,
+            Err(err) => {
+                let not_run = self.failed(&start, &err).await;
+                return match not_run {
+                    Some(NotRun { status, text }) if attach => {
+                        session.tell(SessionOutput::Exited { status, error: text }).await;
+                        Ok(())
+                    }
+                    Some(not_run) => Err(not_run.into_error(err)),
+                    None => Err(err),
+                };
+            }
+        };
+        drop(busy);
+        session.tell(SessionOutput::Started { pid }).await;
+        if let Some(attached) = attached {
+            self.follow(ctx, &made, attached, &mut session, request.attach_stdin).await;
+        }
+        Ok(())
+    }
+
+    /// Carries a session of a container's first process to its end.
+    async fn follow(
+        &self,
+        ctx: &Context,
+        made: &Made,
+        attached: Attached,
+        session: &mut Session,
+        stdin: bool,
+    ) {
+        let id = made.container.id.as_str();
+        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin };
+        let state = match session::carry(target, attached, session).await {
+            Ended::CallerGone => return,
+            Ended::Exit(status) => made.live.ended(watch::end(&made.meta, status)),
+            Ended::Lost => {
+                made.live.wait_ended().await;
+                made.live.now().state.unwrap_or_default()
+            }
+        };
+        let (status, error) = (state.exit_code, state.error);
+        session.tell(SessionOutput::Exited { status, error }).await;
+    }
+
+    /// Has a shim prepare the first process.
+    pub(crate) async fn create_task(&self, start: &Start<'_>) -> Result<u32> {
+        let Start { ctx, container, meta, .. } = *start;
+        let socket = attach_socket(&self.parts.config.state, &container.id);
+        let uri = LogUri {
+            log: self.files(ctx, &container.id).log.display().to_string(),
+            max_size: meta.settings.log_max_size,
+            max_files: meta.settings.log_max_files,
+            attach: socket.display().to_string(),
+            stdin: meta.settings.open_stdin,
+        };
+        blocking(move || make_socket_directory(&socket)).await?;
+        let task = CreateTask {
+            container_id: container.id.clone(),
+            rootfs: start.mounts.clone(),
+            stdio: Stdio { stdout: uri.format(), terminal: meta.settings.tty, ..Stdio::default() },
+            container: Some(Box::new(container.clone())),
+            ..CreateTask::default()
+        };
+        self.parts.tasks.create(ctx, task).await
+    }
+
+    /// Lets a prepared process run, attached to before it can say anything,
+    /// and begins to watch it.
+    pub(crate) async fn start_task(
+        self: &Arc<Self>,
+        start: &Start<'_>,
+        pid: u32,
+        attach: bool,
+        size: Option<Size>,
+    ) -> Result<(u32, Option<Attached>)> {
+        let Start { ctx, container, meta, live, .. } = start;
+        let attached = if attach {
+            let socket = attach_socket(&self.parts.config.state, &container.id);
+            let mut attached = Attached::connect(&socket).await?;
+            if let Some(size) = size.filter(|_| meta.settings.tty) {
+                attached.to.resize(size).await?;
+            }
+            Some(attached)
+        } else {
+            None
+        };
+        self.parts.tasks.start(ctx, &container.id, "").await?;
+        live.watched(State {
+            phase: Phase::Running,
+            pid,
+            started_at: Timestamp::now(),
+            ..State::default()
+        });
+        self.watch(ctx, container, meta, live);
+        Ok((pid, attached))
+    }
+
+    /// Cleans up after a start that failed. The container stays as it was, unless it
+    /// was to go with its end.
+    pub(crate) async fn failed(&self, start: &Start<'_>, err: &Error) -> Option<NotRun> {
+        let Start { ctx, container, meta, live, .. } = start;
+        let id = &container.id;
+        if let Err(left) = self.parts.tasks.delete(ctx, id, "").await
+            && !left.is_not_found()
+        {
+            tracing::warn!(id = %id, error = %left, "delete a task that was not started");
+        }
+        let command = meta.settings.args().next().map_or("", String::as_str);
+        let not_run = NotRun::of(err, command);
+        let (exit_code, error) = match &not_run {
+            Some(not_run) => (not_run.status, not_run.text.clone()),
+            None => (128, err.to_string()),
+        };
+        if meta.settings.auto_remove {
+            live.set(State { phase: Phase::Removing, ..State::default() });
+            self.dispose_or_bury(ctx, container, meta, live).await;
+            return not_run;
+        }
+        let before = meta.state.clone();
+        // A container that ran before has ended; a new one was only made.
+        let phase = if before.phase == Phase::Exited { Phase::Exited } else { Phase::Created };
+        let state = State { phase, exit_code, error, pid: 0, ..before };
+        live.set(state.clone());
+        let store = self.store.update(ctx, id, Durability::Sync, move |meta| {
+            meta.state = state.clone();
+        });
+        if let Err(err) = store.await {
+            tracing::warn!(id = %id, error = %err, "record a failed start");
+        }
+        not_run
+    }
+}
+
+impl NotRun {
+    /// Whether an error says that the command could not be run.
+    pub(crate) fn of(err: &Error, command: &str) -> Option<Self> {
+        let failure = exec_failure(err)?;
+        let why = match failure {
+            ExecFailure::NotFound if command.contains('/') => {
+                format!("stat {command}: no such file or directory")
+            }
+            ExecFailure::NotFound => "executable file not found in $PATH".to_owned(),
+            ExecFailure::NotExecutable => {
+                let said = err.to_string().to_lowercase();
+                let words = ["exec format error", "is a directory", "permission denied"];
+                let word = words.into_iter().find(|word| said.contains(word));
+                word.unwrap_or("permission denied").to_owned()
+            }
+        };
+        Some(Self { status: failure.exit_code(), text: format!("exec: {command:?}: {why}") })
+    }
+
+    /// The same as an error, for callers that see no exit code.
+    pub(crate) fn into_error(self, source: Error) -> Error {
+        let kind = match self.status {
+            127 => gantry_core::Kind::NotFound,
+            _ => gantry_core::Kind::FailedPrecondition,
+        };
+        tracing::debug!(error = %source, "a command could not be run");
+        Error::new(kind, self.text)
+    }
+}
+
+/// Hands progress to a session's caller. Progress that the caller does not
+/// take in time is left out: more follows, and its end is waited for.
+fn progress_to(session: &Session) -> ProgressSink {
+    let output = session.output.clone();
+    Arc::new(move |progress| {
+        let _ = output.try_send(SessionOutput::Progress(progress));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_says_of_commands() {
+        let not_run = |text: &str, command: &str| NotRun::of(&Error::internal(text), command);
+        let found = not_run("exec nope: No such file or directory (os error 2)", "nope").unwrap();
+        assert_eq!(found.status, 127);
+        assert_eq!(found.text, "exec: \"nope\": executable file not found in $PATH");
+        let found = not_run("exec /x: no such file or directory", "/x").unwrap();
+        assert_eq!(found.text, "exec: \"/x\": stat /x: no such file or directory");
+        let found = not_run("exec /etc/passwd: Permission denied", "/etc/passwd").unwrap();
+        assert_eq!(found.status, 126);
+        assert_eq!(found.text, "exec: \"/etc/passwd\": permission denied");
+        assert_eq!(not_run("mount failed", "x"), None);
+    }
+}

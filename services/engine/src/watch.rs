@@ -1,0 +1,204 @@
+//! Ends of containers: one watcher for each that runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use gantry_core::containers::Container;
+use gantry_core::db::{Durability, blocking};
+use gantry_core::filter::Filters;
+use gantry_core::tasks::Exit;
+use gantry_core::{Context, Error, Namespace, Result, Timestamp};
+use gantry_grpc::any;
+use gantry_grpc::containerd::events::TaskOom;
+use gantry_grpc::convert;
+
+use crate::Engine;
+use crate::files::attach_socket;
+use crate::live::Live;
+use crate::model::{Meta, Phase, State};
+
+/// What a process ends with that was killed: 128 and SIGKILL.
+const KILLED: u32 = 137;
+/// Between attempts to learn of an end from a shim that does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the end of its first process makes of a container's state.
+pub(crate) fn end(meta: &Meta, status: u32) -> impl FnOnce(&mut State) + use<> {
+    end_at(meta, Exit { status, at: Timestamp::now() })
+}
+
+fn end_at(meta: &Meta, exit: Exit) -> impl FnOnce(&mut State) + use<> {
+    // From here on the name is free, and nobody sees it any more.
+    let phase = if meta.settings.auto_remove { Phase::Removing } else { Phase::Exited };
+    move |state| {
+        state.phase = phase;
+        state.exit_code = exit.status;
+        state.finished_at = if exit.at.is_unset() { Timestamp::now() } else { exit.at };
+    }
+}
+
+impl Engine {
+    /// Watches a container whose process has been started.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        ctx: &Context,
+        container: &Container,
+        meta: &Meta,
+        live: &Arc<Live>,
+    ) {
+        let engine = Arc::clone(self);
+        let ctx = Context { lease: None, ..ctx.clone() };
+        // What follows needs no specification: it is by far the largest part.
+        let container = Container { spec: None, ..container.clone() };
+        let (meta, live) = (meta.clone(), Arc::clone(live));
+        tokio::spawn(async move { engine.watch_to_the_end(&ctx, container, meta, live).await });
+    }
+
+    async fn watch_to_the_end(
+        &self,
+        ctx: &Context,
+        container: Container,
+        meta: Meta,
+        live: Arc<Live>,
+    ) {
+        let id = container.id.as_str();
+        if !meta.settings.auto_remove {
+            self.record(ctx, id, &live, Durability::Buffered).await;
+        }
+        let exit = self.exit_of(ctx, id).await;
+        live.ended(end_at(&meta, exit));
+        let busy = live.busy.lock().await;
+        if meta.settings.auto_remove {
+            self.dispose_or_bury(ctx, &container, &meta, &live).await;
+        } else {
+            // The shim keeps the exit until it is recorded here.
+            self.record(ctx, id, &live, Durability::Sync).await;
+            self.delete_task(ctx, id).await;
+        }
+        drop(busy);
+        live.settled();
+    }
+
+    async fn exit_of(&self, ctx: &Context, id: &str) -> Exit {
+        loop {
+            match self.parts.tasks.wait(ctx, id, "").await {
+                Ok(exit) => return exit,
+                Err(err) if err.is_not_found() => {
+                    tracing::warn!(id, "the task is gone; its exit is not known");
+                    return Exit { status: KILLED, at: Timestamp::now() };
+                }
+                Err(err) => {
+                    tracing::warn!(id, error = %err, "wait for a container");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Stores the state as it is now.
+    pub(crate) async fn record(&self, ctx: &Context, id: &str, live: &Live, how: Durability) {
+        let Some(state) = live.now().state else { return };
+        let stored = self.store.update(ctx, id, how, move |meta| meta.state = state.clone()).await;
+        match stored {
+            Err(err) if !err.is_not_found() => {
+                tracing::warn!(id, error = %err, "record what a container does");
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a task away whose process has ended.
+    pub(crate) async fn delete_task(&self, ctx: &Context, id: &str) {
+        match self.parts.tasks.delete(ctx, id, "").await {
+            Err(err) if !err.is_not_found() => {
+                tracing::warn!(id, error = %err, "delete a task");
+            }
+            _ => {}
+        }
+        let socket = attach_socket(&self.parts.config.state, id);
+        // Usually the shim has removed it.
+        let _ = blocking(move || Ok(std::fs::remove_file(socket))).await;
+    }
+
+    /// Takes everything of a container away, its record last. Whatever is
+    /// gone already is no error: it may be the second attempt.
+    pub(crate) async fn dispose(
+        &self,
+        ctx: &Context,
+        container: &Container,
+        meta: &Meta,
+        durability: Durability,
+    ) -> Result<()> {
+        let id = container.id.as_str();
+        self.delete_task(ctx, id).await;
+        if !container.snapshot_key.is_empty() {
+            let snapshotter = self.parts.snapshotters.get(&container.snapshotter)?;
+            match snapshotter.remove_with(ctx, &container.snapshot_key, Durability::Buffered).await
+            {
+                Err(err) if !err.is_not_found() => return Err(err),
+                _ => {}
+            }
+        }
+        let files = self.files(ctx, id);
+        blocking(move || files.remove()).await?;
+        self.store.remove(ctx, id, &meta.name, durability).await?;
+        self.live.forget(ctx, id);
+        Ok(())
+    }
+
+    /// [`Engine::dispose`] for one that goes by itself: when that fails, it
+    /// is shown as dead, so that somebody can try again.
+    pub(crate) async fn dispose_or_bury(
+        &self,
+        ctx: &Context,
+        container: &Container,
+        meta: &Meta,
+        live: &Live,
+    ) {
+        let Err(err) = self.dispose(ctx, container, meta, Durability::Buffered).await else {
+            return;
+        };
+        tracing::warn!(id = %container.id, error = %err, "remove a container");
+        let state = live.now().state.unwrap_or_default();
+        live.set(State { phase: Phase::Dead, error: err.to_string(), ..state });
+        self.record(ctx, &container.id, live, Durability::Sync).await;
+    }
+
+    /// Notes which containers were killed for want of memory, for as long as
+    /// the engine lives.
+    pub(crate) fn watch_memory(self: &Arc<Self>) -> Result<()> {
+        let filters = Filters::parse(&["topic==/tasks/oom"])?;
+        let engine = Arc::downgrade(self);
+        let mut events = self.parts.events.subscribe(filters.clone());
+        tokio::spawn(async move {
+            loop {
+                let event = events.next().await;
+                let Some(engine) = engine.upgrade() else { return };
+                match event {
+                    Some(Ok(event)) => engine.out_of_memory(&event.namespace, event.event),
+                    // Too slow, or ended: from the beginning.
+                    Some(Err(_)) => events = engine.parts.events.subscribe(filters.clone()),
+                    None => return,
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn out_of_memory(&self, namespace: &str, event: gantry_core::Any) {
+        let Ok(event) = any::unpack::<TaskOom>(&convert::any(event)) else { return };
+        let Ok(namespace) = Namespace::new(namespace) else { return };
+        if let Some(live) = self.live.get(&namespace, &event.container_id) {
+            live.out_of_memory();
+        }
+    }
+}
+
+/// The error for a container that is in somebody's hands for too long.
+pub(crate) fn stuck(what: &str, name: &str) -> Error {
+    Error::new(
+        gantry_core::Kind::DeadlineExceeded,
+        format!("{what} container {name}: its process does not end: try again, or kill it"),
+    )
+}
