@@ -66,7 +66,7 @@ pub(crate) fn finish(printer: &Printer, outcome: Outcome) -> ExitCode {
     if error.is::<Closed>() {
         return ExitCode::from(SUCCESS);
     }
-    printer.error(&describe(&error));
+    printer.error(describe(&error));
     ExitCode::from(error.downcast_ref::<Coded>().map_or(FAILURE, |coded| coded.code))
 }
 

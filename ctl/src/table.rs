@@ -8,7 +8,7 @@ const NARROWEST: usize = 10;
 /// Sets headers and rows in columns that are as wide as what they hold. The
 /// last column is not padded.
 pub(crate) fn render<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = headers.map(|header| column(header));
+    let mut widths = headers.map(column);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(column(cell));
