@@ -309,7 +309,10 @@ impl Runtime {
 
     /// Host pids of every process in the container's cgroup.
     pub fn pids(&self, c: &ContainerState) -> Result<Vec<i32>, Error> {
-        self.host.pids(&c.inner.group)
+        let mut pids = self.host.pids(&c.inner.group)?;
+        // libcontainer's helpers leave the cgroup a moment after they are done.
+        pids.retain(|pid| !sys::is_exiting(*pid));
+        Ok(pids)
     }
 
     /// Sends `signal` to every process of the container.

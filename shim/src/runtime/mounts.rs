@@ -50,12 +50,14 @@ pub(crate) fn private_tree(host: &Host, bundle: &Path, shared: bool) -> Result<(
         set(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
     }
     let top = Path::new("/sys/fs/cgroup");
-    for h in host.hierarchies.iter().filter(|h| h.mount_point != top) {
-        // Below a tmpfs that is detached as a whole, they go with it.
-        let _ = sys::detach(&h.mount_point);
+    // The hierarchies usually lie on a tmpfs, which takes them along; without
+    // one they go one by one.
+    if sys::detach(top).is_err() {
+        for h in &host.hierarchies {
+            // One that stays is found by libcontainer, which then names it.
+            let _ = sys::detach(&h.mount_point);
+        }
     }
-    // Nothing may be mounted on it, or it is the last of the hierarchies.
-    let _ = sys::detach(top);
     sys::mount("tmpfs", top, "tmpfs", libc::MS_RDONLY, "mode=755")
         .map_err(|e| Error::io("hide /sys/fs/cgroup", e))
 }

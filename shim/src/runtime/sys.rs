@@ -410,3 +410,14 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     }
     fields.nth(18)?.parse().ok()
 }
+
+/// Whether a process is on its way out, or gone.
+pub(crate) fn is_exiting(pid: i32) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let after = stat.rfind(')').map_or("", |i| &stat[i + 1..]);
+    let flags = after.split_ascii_whitespace().nth(6);
+    flags.and_then(|f| f.parse::<u64>().ok()).is_none_or(|f| f & PF_EXITING != 0)
+}

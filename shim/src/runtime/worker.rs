@@ -13,6 +13,9 @@ use tokio::io::Interest;
 /// The longest answer: bounded by one packet of the socket.
 const MAX_ANSWER: usize = 32 * 1024;
 
+/// How long a worker may take to end after its answer.
+const EXIT_LIMIT: Duration = Duration::from_secs(5);
+
 /// What a worker tells the shim.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Answer {
@@ -116,7 +119,12 @@ where
             if bytes.is_empty() {
                 return Err(Error::Failed(format!("{what}: the worker ended without an answer")));
             }
-            guard.pidfd = None;
+            // It is in the container's cgroup: when this returns it no longer is.
+            if let Some(ending) = guard.pidfd.take().and_then(|fd| sys::readable(fd).ok())
+                && tokio::time::timeout(EXIT_LIMIT, ending.readable()).await.is_err()
+            {
+                tracing::warn!("{what}: the worker answered but does not end");
+            }
             let wire: Wire = serde_json::from_slice(&bytes).map_err(|e| {
                 Error::Failed(format!("{what}: the worker's answer is unreadable: {e}"))
             })?;

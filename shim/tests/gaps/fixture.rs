@@ -313,3 +313,15 @@ pub(crate) fn pipe() -> (fs::File, OwnedFd) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     (OwnedFd::from(reader).into(), writer.into())
 }
+
+/// Removes the empty cgroups above those of the containers.
+pub(crate) fn remove_parents() {
+    let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
+    roots.extend(fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path()));
+    for root in roots {
+        for name in ["gantry-test", "gantry.slice/gantry-x.slice", "gantry.slice"] {
+            // One that another run still uses stays.
+            fs::remove_dir(root.join(name)).ok();
+        }
+    }
+}

@@ -118,6 +118,7 @@ fn run_all(cases: &[&Case]) -> ExitCode {
         }
     });
     let failed = failed.into_inner().unwrap_or_default();
+    fixture::remove_parents();
     for (name, text) in &failed {
         println!("\n---- {name} ----\n{text}");
     }
