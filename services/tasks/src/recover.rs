@@ -92,13 +92,19 @@ async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<()> {
     };
     let Some(shim) = shim else { return lost(inner, bundle, program).await };
     let state = shim.state(&bundle.id, "").await;
+    if let Err(err) = &state
+        && shim.is_lost(err).await
+    {
+        // It was about to die.
+        return lost(inner, bundle, program).await;
+    }
     match state {
         Ok(state) if wanted => {
             resume(inner, bundle, program, shim, state);
             Ok(())
         }
         // A shim that hangs now may answer later: what it has is a container's.
-        Err(err) if wanted && !err.is_not_found() && !shim.connection().is_closed() => {
+        Err(err) if wanted && !err.is_not_found() => {
             tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
             let unknown = Process { container_id: bundle.id.clone(), ..Process::default() };
             resume(inner, bundle, program, shim, unknown);

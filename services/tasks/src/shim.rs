@@ -19,6 +19,8 @@ const SLOW: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(10);
 /// A shim that lives takes a connection at once.
 const CONNECT: Duration = Duration::from_secs(2);
+/// A connection that failed a call for its own end says so within this time.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A connection to a shim.
 #[derive(Clone, Debug)]
@@ -58,6 +60,13 @@ impl Shim {
     /// The connection.
     pub(crate) fn connection(&self) -> &Client {
         self.task.connection()
+    }
+
+    /// Whether a call failed because the connection ended. Calls learn of
+    /// that a moment before the connection says so itself.
+    pub(crate) async fn is_lost(&self, err: &Error) -> bool {
+        let closed = self.connection().closed();
+        err.kind() == Kind::Unavailable && tokio::time::timeout(MOMENT, closed).await.is_ok()
     }
 
     fn options(&self, timeout: Option<Duration>) -> CallOptions {

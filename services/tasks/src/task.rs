@@ -201,7 +201,7 @@ impl Task {
             let shim = self.shim();
             match shim.wait(&self.bundle.id, exec_id).await {
                 Ok(exit) => return Answer::Ended(exit),
-                Err(_) if shim.connection().is_closed() => {}
+                Err(err) if shim.is_lost(&err).await => {}
                 Err(err) => return Answer::Failed(err.kind(), err.to_string()),
             }
             // Whoever watches the connection finds out whether the shim lives.
