@@ -6,6 +6,10 @@ OUT := $(TARGET_DIR)/release
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 PREFIX ?= /usr/local
 export CARGO_TARGET_DIR := $(TARGET_DIR)
+# RocksDB is compiled once, by setup-build, and linked from there.
+export ROCKSDB_LIB_DIR := $(TARGET_DIR)/rocksdb
+export ROCKSDB_STATIC := 1
+SHIM := containerd-shim-gantry-v2
 
 # Debian packages: to build; to run the tests; to run the emulated guest.
 BUILD_PACKAGES := gcc g++ make pkg-config libclang-dev libseccomp-dev
@@ -21,6 +25,7 @@ help: ## this list
 setup-build:
 	@tests/setup/packages $(BUILD_PACKAGES)
 	@tests/setup/toolchain
+	@tests/setup/rocksdb $(ROCKSDB_LIB_DIR)
 setup-demo: setup-build
 	@tests/setup/packages $(DEMO_PACKAGES)
 setup-test: setup-build
@@ -30,12 +35,12 @@ setup-guest: setup-test
 
 .PHONY: build
 build: setup-build ## the three binaries, in target/release
-	$(CARGO) build --release --locked -p gantryd -p gantry
+	$(CARGO) build --release --locked --workspace --exclude $(SHIM) --bins
 	RUSTFLAGS="-C target-feature=+crt-static" \
 	LIBSECCOMP_LINK_TYPE=static \
 	LIBSECCOMP_LIB_PATH="$$(pkg-config --variable=libdir libseccomp)" \
-	$(CARGO) build --profile shim --locked --target $(HOST) -p containerd-shim-gantry-v2
-	install -m 0755 $(TARGET_DIR)/$(HOST)/shim/containerd-shim-gantry-v2 $(OUT)/
+	$(CARGO) build --profile shim --locked --target $(HOST) -p $(SHIM)
+	install -m 0755 $(TARGET_DIR)/$(HOST)/shim/$(SHIM) $(OUT)/
 
 .PHONY: demo
 demo: setup-demo build ## from a registry to a running container, step by step
@@ -61,12 +66,11 @@ test-v2: setup-guest build ## containers on cgroup v2, in an emulated guest
 
 .PHONY: bench
 bench: setup-test build ## speed and memory, side by side with what is installed
-	$(CARGO) build --release --locked -p gantry-tests --bin gantry-bench
 	$(OUT)/gantry-bench $(BENCH)
 
 .PHONY: install
 install: build ## binaries, systemd unit, man pages and completions below PREFIX
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(OUT)/gantry $(OUT)/gantryd $(OUT)/containerd-shim-gantry-v2
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(OUT)/gantry $(OUT)/gantryd $(OUT)/$(SHIM)
 	install -d $(DESTDIR)/etc/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' services/daemon/gantryd.service.in > $(DESTDIR)/etc/systemd/system/gantryd.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1

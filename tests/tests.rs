@@ -6,5 +6,6 @@ mod gantry;
 mod graph;
 mod guest;
 mod long;
+mod power;
 mod recovery;
 mod stock;

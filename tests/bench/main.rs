@@ -1,2 +1,100 @@
-//! Placeholder.
-fn main() {}
+//! `make bench`: speed and memory side by side with what is installed of
+//! containerd, docker, podman, runc and crun, in one run. Prints a table and writes
+//! `bench.json` beside it. Figures are medians of whole processes; what counts is their
+//! ratio, since machines differ.
+
+mod memory;
+mod peers;
+mod report;
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gantry_tests::{Daemon, Registry, run_within};
+use peers::Peer;
+use report::Report;
+
+/// Runs of each command and way.
+const ROUNDS: usize = 20;
+/// Containers at once.
+const CROWD: usize = 32;
+/// Pulls of each engine.
+const PULLS: usize = 3;
+
+fn main() {
+    let registry = Registry::start();
+    registry.push("busybox", "busybox:latest");
+    registry.push("layers", "layers:latest");
+    let mut report = Report::default();
+    let peers = peers::start(&registry, &mut report);
+    starts(&peers, "spaced by 100 ms", Duration::from_millis(100), &mut report);
+    starts(&peers, "back to back", Duration::ZERO, &mut report);
+    crowds(&peers, &mut report);
+    pulls(&peers, &registry, &mut report);
+    memory::measure(&peers, &mut report);
+    report.finish();
+}
+
+/// Milliseconds that a command takes; it must succeed.
+fn time(command: &mut Command) -> f64 {
+    let begin = Instant::now();
+    run_within(command, Duration::from_secs(300)).ok();
+    begin.elapsed().as_secs_f64() * 1e3
+}
+
+fn starts(peers: &[Peer], how: &str, gap: Duration, report: &mut Report) {
+    let mut times = vec![Vec::new(); peers.len()];
+    for round in 0..ROUNDS + 2 {
+        // In turn, so that a change of the machine's pace meets all alike.
+        for (peer, times) in peers.iter().zip(&mut times) {
+            thread::sleep(gap);
+            let taken = time(&mut peer.run());
+            if round >= 2 {
+                times.push(taken);
+            }
+        }
+    }
+    for (peer, times) in peers.iter().zip(times) {
+        report.add(&format!("run --rm busybox true, {how}"), peer.name(), times, "ms");
+    }
+}
+
+fn crowds(peers: &[Peer], report: &mut Report) {
+    for peer in peers {
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            let begin = Instant::now();
+            thread::scope(|scope| {
+                for _ in 0..CROWD {
+                    scope.spawn(|| time(&mut peer.run()));
+                }
+            });
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        report.add(&format!("{CROWD} at once"), peer.name(), times, "ms");
+    }
+}
+
+fn pulls(peers: &[Peer], registry: &Registry, report: &mut Report) {
+    let image = registry.reference("layers:latest");
+    let mut times = vec![Vec::new(); peers.len()];
+    for _ in 0..PULLS {
+        for (peer, times) in peers.iter().zip(&mut times) {
+            if let Peer::Gantry(..) = peer {
+                // Nothing is collected yet, so each pull gets an empty root.
+                let daemon = Daemon::start();
+                times.push(time(&mut daemon.gantry_command(&["pull", "-q", &image])));
+                continue;
+            }
+            let Some((mut pull, forget)) = peer.pull(&image) else { continue };
+            times.push(time(&mut pull));
+            for mut command in forget {
+                run_within(&mut command, Duration::from_secs(120));
+            }
+        }
+    }
+    for (peer, times) in peers.iter().zip(times).filter(|(_, times)| !times.is_empty()) {
+        report.add("pull and unpack 6 layers, 116 MB", peer.name(), times, "ms");
+    }
+}

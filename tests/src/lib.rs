@@ -5,6 +5,7 @@
 
 mod command;
 mod daemon;
+mod guest;
 mod images;
 pub mod leftovers;
 pub mod paths;
@@ -14,6 +15,7 @@ mod terminal;
 
 pub use command::{Output, run, run_within, wait_for};
 pub use daemon::{Daemon, Options};
+pub use guest::Guest;
 pub use images::image;
 pub use processes::adopt_orphans;
 pub use registry::Registry;

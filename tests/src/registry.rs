@@ -20,32 +20,35 @@ pub struct Registry {
 impl Registry {
     /// A registry of one's own.
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("gantry-registry-").tempdir().expect("tempdir");
         // Another process may take the port in between: then it is tried again.
-        for _ in 0..5 {
-            let port =
-                TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
-            let config = dir.path().join("config.yml");
-            let text = format!(
-                "version: 0.1\nlog:\n  accesslog:\n    disabled: false\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-                 delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n",
-                dir.path().join("data").display()
-            );
-            std::fs::write(&config, text).expect("write the registry's configuration");
-            let log = std::fs::File::create(dir.path().join("log")).expect("make the log");
-            let err = log.try_clone().expect("share the log");
-            let mut command = Command::new("docker-registry");
-            command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(log).stderr(err);
-            let Some(mut child) = own(&mut command) else { continue };
-            let ready = wait_for("the registry", || match child.try_wait() {
-                Ok(Some(_)) => Some(false),
-                _ => get(port, "/v2/").map(|_| true),
-            });
-            if ready {
-                return Self { port, dir, _child: child };
-            }
-        }
-        panic!("the registry does not start: {}", dir.path().join("log").display());
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port");
+        (0..5).find_map(|_| Self::try_start(free().port())).expect("the registry starts")
+    }
+
+    /// A registry at a port that is known to be free.
+    pub fn start_at(port: u16) -> Self {
+        Self::try_start(port).expect("the registry starts")
+    }
+
+    fn try_start(port: u16) -> Option<Self> {
+        let dir = tempfile::Builder::new().prefix("gantry-registry-").tempdir().expect("tempdir");
+        let config = dir.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog:\n  accesslog:\n    disabled: false\n  level: info\nstorage:\n  \
+             filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            dir.path().join("data").display()
+        );
+        std::fs::write(&config, text).expect("write the registry's configuration");
+        let log = std::fs::File::create(dir.path().join("log")).expect("make the log");
+        let err = log.try_clone().expect("share the log");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(log).stderr(err);
+        let mut child = own(&mut command)?;
+        let ready = wait_for("the registry", || match child.try_wait() {
+            Ok(Some(_)) => Some(false),
+            _ => get(port, "/v2/").map(|_| true),
+        });
+        ready.then_some(Self { port, dir, _child: child })
     }
 
     /// The registry that all tests of this process share, with `busybox` and

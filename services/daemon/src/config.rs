@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn a_file_is_read_and_mistakes_are_named() {
         let config: Config =
-            toml::from_str("root = \"/r\"\n[grpc]\naddress = \"/a.sock\"\n[shim]\nwarm = 0\n").unwrap();
+            toml::from_str("root = \"/r\"\n[grpc]\naddress = \"/a.sock\"\n[shim]\nwarm = 0\n")
+                .unwrap();
         config.validate().unwrap();
         assert_eq!(config.ttrpc_address(), Path::new("/a.sock.ttrpc"));
         assert_eq!(config.shim.warm, Some(0));

@@ -1,12 +1,12 @@
 //! What a client may find out about the daemon: version and parts.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use gantry_core::filter::{Filterable, Filters};
 use gantry_grpc::containerd::services::introspection::v1 as api;
 use gantry_grpc::containerd::services::version::v1 as version;
-use gantry_grpc::status::to_wire;
 use gantry_grpc::containerd::types::Platform;
+use gantry_grpc::status::to_wire;
 use tonic::{Request, Response, Status};
 
 /// The daemon's own release.
@@ -17,14 +17,14 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct Part {
     kind: &'static str,
     id: String,
-    exports: HashMap<String, String>,
+    exports: BTreeMap<String, String>,
     capabilities: Vec<String>,
 }
 
 impl Part {
     /// A part without further properties.
     pub(crate) fn new(kind: &'static str, id: &str) -> Self {
-        Self { kind, id: id.to_owned(), exports: HashMap::new(), capabilities: Vec::new() }
+        Self { kind, id: id.to_owned(), exports: BTreeMap::new(), capabilities: Vec::new() }
     }
 
     /// The same with the directory that holds its data.
@@ -60,11 +60,7 @@ impl Introspection {
 }
 
 fn platform() -> Platform {
-    Platform {
-        os: "linux".into(),
-        architecture: architecture().into(),
-        ..Platform::default()
-    }
+    Platform { os: "linux".into(), architecture: architecture().into(), ..Platform::default() }
 }
 
 /// This machine's architecture as images name it.
@@ -115,13 +111,10 @@ impl api::introspection_server::Introspection for Introspection {
         request: Request<api::PluginInfoRequest>,
     ) -> Result<Response<api::PluginInfoResponse>, Status> {
         let wanted = request.get_ref();
-        let part = self
-            .parts
-            .iter()
-            .find(|p| p.kind == wanted.r#type && p.id == wanted.id)
-            .ok_or_else(|| {
-                Status::not_found(format!("plugin {}.{}: not found", wanted.r#type, wanted.id))
-            })?;
+        let part =
+            self.parts.iter().find(|p| p.kind == wanted.r#type && p.id == wanted.id).ok_or_else(
+                || Status::not_found(format!("plugin {}.{}: not found", wanted.r#type, wanted.id)),
+            )?;
         Ok(Response::new(api::PluginInfoResponse { plugin: Some(to_plugin(part)), extra: None }))
     }
 }

@@ -19,7 +19,9 @@ pub(crate) fn bind(path: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<Un
     std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     match UnixStream::connect(path) {
         Ok(_) => bail!("{} is served by another process already", path.display()),
-        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+        Err(err)
+            if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        }
         Err(err) => return Err(err).with_context(|| format!("look at {}", path.display())),
     }
     let mut temporary = path.as_os_str().to_owned();

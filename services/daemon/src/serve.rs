@@ -1,0 +1,198 @@
+//! From start to end: open, recover, listen, serve, stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use gantry_grpc::containerd::services::{
+    containers::v1::containers_server::ContainersServer,
+    content::v1::content_server::ContentServer, diff::v1::diff_server::DiffServer,
+    events::v1::events_server::EventsServer, images::v1::images_server::ImagesServer,
+    introspection::v1::introspection_server::IntrospectionServer,
+    leases::v1::leases_server::LeasesServer, namespaces::v1::namespaces_server::NamespacesServer,
+    snapshots::v1::snapshots_server::SnapshotsServer, tasks::v1::tasks_server::TasksServer,
+    version::v1::version_server::VersionServer,
+};
+use gantry_grpc::gantry::engine::v1 as engine;
+use gantry_grpc::layer::RequestLayer;
+use gantry_grpc::{FILE_DESCRIPTOR_SET, MAX_MESSAGE};
+use gantry_ttrpc::containerd::services::events::ttrpc::v1 as shim_events;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::config::Config;
+use crate::introspection::Introspection;
+use crate::notify::Notify;
+use crate::wiring::{self, Services};
+use crate::{Environment, socket};
+
+/// How long clients get to finish their calls once the daemon is to stop.
+const GRACE: Duration = Duration::from_secs(2);
+/// Bytes that a peer may send on one stream before it waits for us.
+const STREAM_WINDOW: u32 = 2 << 20;
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Runs the daemon until it is told to stop.
+pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> {
+    let notify = Notify::new(environment.notify_socket.as_deref());
+    let mut stop = Stop::new()?;
+    let services = wiring::open(&config, &environment).await?;
+    // Shims that waited for a daemon speak as soon as this listens.
+    let events = socket::bind(&config.ttrpc_address(), None, None)?;
+    let (stopping, stopped) = watch::channel(false);
+    let forwarding =
+        tokio::spawn(take_events(events, Arc::clone(&services.events), stopped.clone()));
+    services.tasks.recover().await.context("recover tasks")?;
+    services.engine.recover().await.context("recover containers")?;
+
+    let address = &config.grpc.address;
+    let listener = socket::bind(address, config.grpc.uid, config.grpc.gid)?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let routes = routes(&config, &services)?.add_service(health_service);
+    let serving = Server::builder()
+        .layer(RequestLayer)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended(stopped));
+    let mut serving = tokio::spawn(serving);
+    tracing::info!(address = %address.display(), root = %config.root.display(), "serving");
+    notify.send("READY=1");
+
+    tokio::select! {
+        () = stop.wait() => {}
+        result = &mut serving => {
+            result.context("the gRPC server failed")?.context("the gRPC server failed")?;
+            anyhow::bail!("the gRPC server ended by itself");
+        }
+    }
+    tracing::info!("stopping; containers run on");
+    notify.send("STOPPING=1");
+    stopping.send_replace(true);
+    // Streams such as event subscriptions never end by themselves.
+    if tokio::time::timeout(GRACE, &mut serving).await.is_err() {
+        serving.abort();
+    }
+    forwarding.abort();
+    for path in [address, &config.ttrpc_address()] {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// All services but health, each with room for large messages.
+fn routes(config: &Config, services: &Services) -> Result<Routes> {
+    macro_rules! server {
+        ($server:ty, $service:expr) => {
+            <$server>::new($service)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE)
+        };
+    }
+    let introspection = Introspection::new(services.uuid.clone(), wiring::parts(config));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let s = services;
+    Ok(Routes::default()
+        .add_service(server!(
+            ContentServer<_>,
+            gantry_content::grpc::ContentServer::new(Arc::clone(&s.content))
+        ))
+        .add_service(server!(
+            SnapshotsServer<_>,
+            gantry_snapshots::grpc::Service::new(s.snapshotters.clone())
+        ))
+        .add_service(server!(
+            DiffServer<_>,
+            gantry_diff::grpc::Service::new(Arc::clone(&s.applier), Arc::clone(&s.content))
+        ))
+        .add_service(server!(
+            EventsServer<_>,
+            gantry_events::grpc::EventsServer::new(Arc::clone(&s.events))
+        ))
+        .add_service(server!(
+            ImagesServer<_>,
+            gantry_metadata::grpc::ImagesServer::new(Arc::clone(&s.images))
+        ))
+        .add_service(server!(
+            ContainersServer<_>,
+            gantry_metadata::grpc::ContainersServer::new(Arc::clone(&s.containers))
+        ))
+        .add_service(server!(
+            NamespacesServer<_>,
+            gantry_metadata::grpc::NamespacesServer::new(Arc::clone(&s.namespaces))
+        ))
+        .add_service(server!(
+            LeasesServer<_>,
+            gantry_metadata::grpc::LeasesServer::new(Arc::clone(&s.leases))
+        ))
+        .add_service(server!(
+            TasksServer<_>,
+            gantry_tasks::grpc::TasksService::new(Arc::clone(&s.tasks) as _)
+        ))
+        .add_service(server!(IntrospectionServer<_>, introspection.clone()))
+        .add_service(server!(VersionServer<_>, introspection))
+        .add_service(server!(
+            engine::containers_server::ContainersServer<_>,
+            gantry_engine::grpc::Containers::new(Arc::clone(&s.engine))
+        ))
+        .add_service(server!(
+            engine::images_server::ImagesServer<_>,
+            gantry_engine::grpc::Images::new(Arc::clone(&s.engine))
+        ))
+        .add_service(server!(
+            engine::system_server::SystemServer<_>,
+            gantry_engine::grpc::System::new(Arc::clone(&s.engine))
+        ))
+        .add_service(reflection().build_v1().context("gRPC reflection")?)
+        .add_service(reflection().build_v1alpha().context("gRPC reflection")?))
+}
+
+/// Takes events of shims until the daemon stops.
+async fn take_events(
+    listener: UnixListener,
+    events: Arc<dyn gantry_core::events::Events>,
+    stopped: watch::Receiver<bool>,
+) {
+    let forwarder = Arc::new(gantry_events::ttrpc::Forwarder::new(events));
+    let server = shim_events::EventsServer(forwarder);
+    if let Err(err) = gantry_ttrpc::serve(listener, server, ended(stopped)).await {
+        tracing::error!(%err, "events of shims are no longer taken");
+    }
+}
+
+async fn ended(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: that is an end as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// The signals that end the daemon.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

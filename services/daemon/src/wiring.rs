@@ -1,0 +1,221 @@
+//! Which implementation stands behind each trait.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use gantry_content::LocalStore;
+use gantry_core::Applier;
+use gantry_core::containers::Containers;
+use gantry_core::content::ContentStore;
+use gantry_core::db::{self, Database, Durability, GLOBAL, Table};
+use gantry_core::events::Events;
+use gantry_core::images::Puller;
+use gantry_core::leases::Leases;
+use gantry_core::namespaces::Namespaces;
+use gantry_core::snapshots::Snapshotters;
+use gantry_diff::LayerApplier;
+use gantry_engine::{Engine, EngineConfig, EngineParts};
+use gantry_events::Exchange;
+use gantry_images::RegistryPuller;
+use gantry_metadata::{
+    ContainerService, ImageRecords, LeaseService, NamespaceService, RocksDatabase,
+};
+use gantry_tasks::{TaskConfig, TaskManager};
+
+use crate::Environment;
+use crate::config::Config;
+use crate::introspection::{Part, VERSION};
+
+/// Facts of this installation.
+const INSTALLATION: Table<String> = Table::new("installation");
+/// Our own shim, beside the daemon.
+const SHIM: &str = "containerd-shim-gantry-v2";
+
+/// Every service, ready to be served once tasks and engine have recovered.
+pub(crate) struct Services {
+    pub(crate) uuid: String,
+    pub(crate) events: Arc<dyn Events>,
+    pub(crate) content: Arc<dyn ContentStore>,
+    pub(crate) namespaces: Arc<dyn Namespaces>,
+    pub(crate) containers: Arc<dyn Containers>,
+    pub(crate) images: Arc<ImageRecords>,
+    pub(crate) leases: Arc<dyn Leases>,
+    pub(crate) snapshotters: Snapshotters,
+    pub(crate) applier: Arc<dyn Applier>,
+    pub(crate) tasks: Arc<TaskManager>,
+    pub(crate) engine: Arc<Engine>,
+}
+
+/// Opens the store and puts the services together.
+pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<Services> {
+    for dir in [&config.root, &config.state] {
+        private_directory(dir)?;
+    }
+    let metadata = config.root.join("metadata");
+    let database: Arc<dyn Database> =
+        Arc::new(db::blocking(move || RocksDatabase::open(metadata)).await?);
+    let uuid = installation(&database).await?;
+    let events: Arc<dyn Events> = Arc::new(Exchange::new());
+
+    let content: Arc<dyn ContentStore> =
+        Arc::new(LocalStore::open(&config.root, Arc::clone(&database), Arc::clone(&events))?);
+    let snapshotters = snapshotters(config, &database, &events).await?;
+    let applier: Arc<dyn Applier> = Arc::new(LayerApplier::default());
+
+    let namespaces: Arc<dyn Namespaces> =
+        Arc::new(NamespaceService::new(Arc::clone(&database), Arc::clone(&events)));
+    let containers: Arc<dyn Containers> =
+        Arc::new(ContainerService::new(Arc::clone(&database), Arc::clone(&events)));
+    let images = Arc::new(ImageRecords::new(Arc::clone(&database), Arc::clone(&events)));
+    let leases: Arc<dyn Leases> = Arc::new(LeaseService::new(Arc::clone(&database)));
+    let puller: Arc<dyn Puller> = Arc::new(RegistryPuller::new(
+        gantry_images::Services {
+            content: Arc::clone(&content),
+            images: Arc::clone(&images) as _,
+            leases: Arc::clone(&leases),
+            namespaces: Arc::clone(&namespaces),
+            snapshotters: snapshotters.clone(),
+            applier: Arc::clone(&applier),
+        },
+        registries(config, environment),
+    )?);
+
+    let tasks =
+        TaskManager::new(task_config(config)?, Arc::clone(&containers), Arc::clone(&events))?;
+    let engine = Engine::new(EngineParts {
+        config: EngineConfig {
+            root: config.root.clone(),
+            state: config.state.clone(),
+            cgroup_parent: config.containers.cgroup_parent.clone(),
+            version: VERSION.into(),
+            revision: option_env!("GANTRY_REVISION").unwrap_or_default().into(),
+            ..EngineConfig::default()
+        },
+        database,
+        containers: Arc::clone(&containers),
+        images: Arc::clone(&images) as _,
+        puller,
+        content: Arc::clone(&content),
+        snapshotters: snapshotters.clone(),
+        tasks: Arc::clone(&tasks) as _,
+        events: Arc::clone(&events),
+    })?;
+    Ok(Services {
+        uuid,
+        events,
+        content,
+        namespaces,
+        containers,
+        images,
+        leases,
+        snapshotters,
+        applier,
+        tasks,
+        engine,
+    })
+}
+
+/// The parts that clients ask introspection for, under containerd's names.
+pub(crate) fn parts(config: &Config) -> Vec<Part> {
+    let root = |name: &str| config.root.join(name);
+    let mut parts = vec![
+        Part::new("io.containerd.content.v1", "content")
+            .root(&root("io.containerd.content.v1.content")),
+        Part::new("io.containerd.metadata.v1", "bolt").root(&root("metadata")),
+        Part::new("io.containerd.differ.v1", "walking"),
+        Part::new("io.containerd.runtime.v2", "task").root(&root("io.containerd.runtime.v2.task")),
+    ];
+    for name in gantry_snapshots::NAMES {
+        let kind = "io.containerd.snapshotter.v1";
+        parts.push(Part::new(kind, name).root(&root(&format!("{kind}.{name}"))));
+    }
+    let services = [
+        "containers",
+        "content",
+        "diff",
+        "events",
+        "healthcheck",
+        "images",
+        "introspection",
+        "leases",
+        "namespaces",
+        "snapshots",
+        "tasks",
+        "version",
+    ];
+    parts.extend(services.map(|name| Part::new("io.containerd.grpc.v1", name)));
+    parts
+}
+
+async fn snapshotters(
+    config: &Config,
+    database: &Arc<dyn Database>,
+    events: &Arc<dyn Events>,
+) -> Result<Snapshotters> {
+    let mut by_name = BTreeMap::new();
+    for name in gantry_snapshots::NAMES {
+        let options = gantry_snapshots::Options {
+            root: config.root.clone(),
+            db: Arc::clone(database),
+            events: Arc::clone(events),
+        };
+        by_name.insert(name.to_owned(), gantry_snapshots::open(name, options).await?);
+    }
+    let default = config.containers.snapshotter.clone();
+    let snapshotters = Snapshotters { by_name, default };
+    snapshotters.get("").context("containers.snapshotter of the configuration")?;
+    Ok(snapshotters)
+}
+
+fn registries(config: &Config, environment: &Environment) -> gantry_images::Config {
+    let defaults = gantry_images::Config::default();
+    let docker = config.registry.docker_config.clone();
+    gantry_images::Config {
+        plain_http: config.registry.plain_http.clone(),
+        docker_config: docker.or_else(|| environment.docker_config.clone()),
+        concurrency: config.registry.parallel_layers.unwrap_or(defaults.concurrency),
+        ..defaults
+    }
+}
+
+fn task_config(config: &Config) -> Result<TaskConfig> {
+    let daemon_path = std::env::current_exe().context("find the daemon's own program")?;
+    let beside = || daemon_path.with_file_name(SHIM);
+    Ok(TaskConfig {
+        state: config.state.clone(),
+        root: config.root.clone(),
+        shim_path: config.shim.path.clone().unwrap_or_else(beside),
+        ttrpc_address: config.ttrpc_address().display().to_string(),
+        grpc_address: config.grpc.address.display().to_string(),
+        warm: config.shim.warm.unwrap_or(1),
+        seccomp_cache: config.state.join("seccomp"),
+        debug: matches!(config.log.level.as_str(), "debug" | "trace"),
+        daemon_path,
+        ..TaskConfig::default()
+    })
+}
+
+/// This installation's ID, made at its first start.
+async fn installation(database: &Arc<dyn Database>) -> Result<String> {
+    let fresh = uuid::Uuid::new_v4().to_string();
+    let uuid = db::write(database, Durability::Sync, move |tx| {
+        if let Some(uuid) = INSTALLATION.lock(tx, GLOBAL, "uuid")? {
+            return Ok(uuid);
+        }
+        INSTALLATION.put(tx, GLOBAL, "uuid", &fresh)?;
+        Ok(fresh.clone())
+    });
+    Ok(uuid.await?)
+}
+
+/// Makes a directory that others may pass through, as the bundles in it need it, but not list.
+fn private_directory(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let make = || {
+        std::fs::create_dir_all(dir)?;
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
+    };
+    make().with_context(|| format!("make directory {}", PathBuf::from(dir).display()))
+}

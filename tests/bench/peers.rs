@@ -1,0 +1,303 @@
+//! The engines that are measured, each with root and state of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use gantry_tests::{Daemon, Options, Registry, image, run_within, wait_for};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::report::Report;
+
+/// An engine or a runtime.
+pub(crate) enum Peer {
+    Gantry(Box<Daemon>, String),
+    Containerd(Server, String),
+    Docker(Server, String),
+    Podman(TempDir, String),
+    /// A low-level runtime with its bundle: `runc` or `crun`.
+    Runtime(&'static str, PathBuf),
+}
+
+/// A server that is ended when dropped.
+pub(crate) struct Server {
+    dir: TempDir,
+    child: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn tempdir(name: &str) -> TempDir {
+    tempfile::Builder::new().prefix(&format!("gantry-bench-{name}-")).tempdir().expect("tempdir")
+}
+
+fn spawn(command: &mut Command, dir: TempDir) -> Server {
+    let log = fs::File::create(dir.path().join("log")).expect("log");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("share")).stderr(log);
+    Server { child: command.spawn().expect("the server starts"), dir }
+}
+
+fn ok(command: &mut Command) -> String {
+    run_within(command, Duration::from_secs(300)).ok().stdout
+}
+
+/// Starts what is installed and gives each the image.
+pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
+    let busybox = registry.reference("busybox:latest");
+    let gantry = Daemon::with(Options::default());
+    gantry.gantry(&["pull", "-q", &busybox]).ok();
+    let bundle = bundle(&gantry, &busybox);
+    let mut peers = vec![Peer::Gantry(Box::new(gantry), busybox.clone())];
+    if installed("containerd") && installed("ctr") {
+        peers.push(containerd(&busybox));
+    } else {
+        report.note("containerd is not installed".into());
+    }
+    if installed("dockerd") && installed("docker") {
+        peers.push(docker(&busybox));
+    } else {
+        report.note("docker is not installed".into());
+    }
+    if installed("podman") {
+        let dir = tempdir("podman");
+        let peer = Peer::Podman(dir, busybox.clone());
+        ok(peer.podman().args(["pull", "-q", "--tls-verify=false", &busybox]));
+        peers.push(peer);
+    } else {
+        report.note("podman is not installed".into());
+    }
+    for runtime in ["runc", "crun"] {
+        if installed(runtime) {
+            peers.push(Peer::Runtime(runtime, bundle.clone()));
+        } else {
+            report.note(format!("{runtime} is not installed"));
+        }
+    }
+    peers
+}
+
+fn containerd(busybox: &str) -> Peer {
+    let dir = tempdir("containerd");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let config = format!(
+        "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = \"{}\"\n",
+        path("root"),
+        path("state"),
+        path("c.sock")
+    );
+    fs::write(dir.path().join("config.toml"), config).expect("write");
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(dir.path().join("config.toml"));
+    let peer = Peer::Containerd(spawn(&mut command, dir), busybox.into());
+    wait_for("containerd", || {
+        run_within(peer.client().arg("version"), Duration::from_secs(5)).code.eq(&0).then_some(())
+    });
+    ok(peer.client().args(["images", "pull", "--plain-http", busybox]));
+    peer
+}
+
+fn docker(busybox: &str) -> Peer {
+    let dir = tempdir("docker");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let mut command = Command::new("dockerd");
+    command.args([
+        "--data-root",
+        &path("root"),
+        "--exec-root",
+        &path("exec"),
+        "--pidfile",
+        &path("pid"),
+    ]);
+    command.args(["-H", &format!("unix://{}", path("d.sock"))]);
+    // The machine's own network and firewall stay as they are.
+    command.args([
+        "--bridge",
+        "none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--ip-forward=false",
+        "--ip-masq=false",
+    ]);
+    let peer = Peer::Docker(spawn(&mut command, dir), busybox.into());
+    wait_for("dockerd", || {
+        run_within(peer.client().arg("version"), Duration::from_secs(5)).code.eq(&0).then_some(())
+    });
+    ok(peer.client().args(["pull", "-q", busybox]));
+    peer
+}
+
+/// A bundle with the specification that Gantry makes, seccomp profile included, for bare
+/// runtimes.
+fn bundle(daemon: &Daemon, busybox: &str) -> PathBuf {
+    let name = "bench-spec";
+    let id = daemon.gantry(&["create", "--network", "none", "--name", name, busybox, "true"]).ok();
+    let info = daemon.ctr(&["-n", "default", "containers", "info", id.text()]).ok();
+    let info: Value = serde_json::from_str(&info.stdout).expect("JSON");
+    let mut spec = info["Spec"].clone();
+    let dir = daemon.scratch().join("bundle");
+    fs::create_dir_all(&dir).expect("make the bundle");
+    let layout = format!("{}:latest", image("busybox").display());
+    ok(Command::new("umoci").args(["unpack", "--image", &layout]).arg(dir.join("image")));
+    spec["root"] = json!({"path": dir.join("image/rootfs")});
+    spec["linux"]["cgroupsPath"] = json!(format!("{}/bench", daemon.cgroup()));
+    if let Some(user) = spec["process"]["user"].as_object_mut() {
+        user.remove("username");
+    }
+    let mounts = spec["mounts"].as_array_mut().expect("mounts");
+    mounts.retain(|m| m["type"] != "bind");
+    fs::write(dir.join("config.json"), spec.to_string()).expect("write the bundle");
+    daemon.gantry(&["rm", name]).ok();
+    dir
+}
+
+impl Peer {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Peer::Gantry(..) => "gantry",
+            Peer::Containerd(..) => "containerd + ctr",
+            Peer::Docker(..) => "docker",
+            Peer::Podman(..) => "podman",
+            Peer::Runtime("runc", _) => "runc run (bare)",
+            Peer::Runtime(..) => "crun run (bare)",
+        }
+    }
+
+    fn podman(&self) -> Command {
+        let Peer::Podman(dir, _) = self else { unreachable!("asked of podman only") };
+        let mut command = Command::new("podman");
+        command
+            .arg("--root")
+            .arg(dir.path().join("root"))
+            .arg("--runroot")
+            .arg(dir.path().join("run"));
+        command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        command
+    }
+
+    fn client(&self) -> Command {
+        match self {
+            Peer::Gantry(daemon, _) => daemon.gantry_command(&[]),
+            Peer::Containerd(server, _) => {
+                let mut command = Command::new("ctr");
+                command.arg("--address").arg(server.dir.path().join("c.sock"));
+                command
+            }
+            Peer::Docker(server, _) => {
+                let mut command = Command::new("docker");
+                command
+                    .arg("-H")
+                    .arg(format!("unix://{}", server.dir.path().join("d.sock").display()));
+                command
+            }
+            Peer::Podman(..) => self.podman(),
+            Peer::Runtime(runtime, _) => Command::new(runtime),
+        }
+    }
+
+    /// The command that runs a container to its end.
+    pub(crate) fn run(&self) -> Command {
+        let unique = unique();
+        let mut command = self.client();
+        match self {
+            Peer::Gantry(_, image) | Peer::Docker(_, image) | Peer::Podman(_, image) => {
+                command.args(["run", "--rm", "--network", "none", image, "true"])
+            }
+            Peer::Containerd(_, image) => command.args(["run", "--rm", image, &unique, "true"]),
+            Peer::Runtime(_, bundle) => command.arg("run").arg("--bundle").arg(bundle).arg(unique),
+        };
+        command
+    }
+
+    /// Commands that pull an image and forget it again.
+    pub(crate) fn pull(&self, image: &str) -> Option<(Command, Vec<Command>)> {
+        let with = |args: &[&str]| {
+            let mut command = self.client();
+            command.args(args);
+            command
+        };
+        match self {
+            Peer::Containerd(..) => Some((
+                with(&["images", "pull", "--plain-http", image]),
+                vec![with(&["images", "rm", "--sync", image])],
+            )),
+            Peer::Docker(..) => Some((with(&["pull", "-q", image]), vec![with(&["rmi", image])])),
+            Peer::Podman(..) => Some((
+                with(&["pull", "-q", "--tls-verify=false", image]),
+                vec![with(&["rmi", image])],
+            )),
+            Peer::Gantry(..) | Peer::Runtime(..) => None,
+        }
+    }
+
+    /// Process IDs of the daemon, and the name of its shims.
+    pub(crate) fn processes(&self) -> Option<(Vec<u32>, &'static str)> {
+        match self {
+            Peer::Gantry(daemon, _) => Some((vec![daemon.pid()], "containerd-shim-gantry-v2")),
+            Peer::Containerd(server, _) => {
+                Some((vec![server.child.id()], "containerd-shim-runc-v2"))
+            }
+            Peer::Docker(server, _) => {
+                let parent = server.child.id().to_string();
+                let children = gantry_tests::leftovers::processes(|pid| {
+                    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                    stat.rsplit_once(") ")
+                        .is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&parent))
+                });
+                Some((
+                    std::iter::once(server.child.id()).chain(children).collect(),
+                    "containerd-shim-runc-v2",
+                ))
+            }
+            Peer::Podman(..) | Peer::Runtime(..) => None,
+        }
+    }
+
+    /// Starts container number `n`, which sleeps.
+    pub(crate) fn sleep(&self, n: usize) {
+        let name = format!("sleeper{n}");
+        let mut command = self.client();
+        match self {
+            Peer::Gantry(_, image) | Peer::Docker(_, image) | Peer::Podman(_, image) => command
+                .args(["run", "-d", "--network", "none", "--name", &name, image, "sleep", "600"]),
+            Peer::Containerd(_, image) => command.args(["run", "-d", image, &name, "sleep", "600"]),
+            Peer::Runtime(..) => return,
+        };
+        ok(&mut command);
+    }
+
+    /// Ends container number `n`.
+    pub(crate) fn end(&self, n: usize) {
+        let name = format!("sleeper{n}");
+        let with = |args: &[&str]| {
+            let mut command = self.client();
+            run_within(command.args(args), Duration::from_secs(60));
+        };
+        match self {
+            Peer::Containerd(..) => {
+                with(&["tasks", "rm", "-f", &name]);
+                with(&["containers", "rm", &name]);
+            }
+            Peer::Runtime(..) => {}
+            _ => with(&["rm", "-f", &name]),
+        }
+    }
+}
+
+fn unique() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
