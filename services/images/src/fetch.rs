@@ -1,0 +1,415 @@
+//! Content of an image: from the store, or from the registry into the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use gantry_core::content::{BlobStream, ContentStore, LabelMask, Writer};
+use gantry_core::images::LayerPhase;
+use gantry_core::leases::{Leases, Resource};
+use gantry_core::{Context, Descriptor, Digest, Error, Kind, Labels, Result, labels};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::document::Document;
+use crate::feed::Feed;
+use crate::flights::{Flight, Flights};
+use crate::progress::LayerProgress;
+use crate::reference::Reference;
+use crate::registry::{Failure, Retry, Session};
+
+/// Bytes that are gathered before they are written.
+const PIECE: usize = 512 << 10;
+/// An attempt that got this many bytes does not count as one in vain.
+const HEADWAY: u64 = 64 << 10;
+/// How often to look whether somebody else's ingest moves.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Fetches the content of one image.
+pub(crate) struct Fetcher {
+    pub(crate) ctx: Context,
+    pub(crate) content: Arc<dyn ContentStore>,
+    pub(crate) leases: Arc<dyn Leases>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) flights: Arc<Flights>,
+    /// Where to fetch from; `None` when everything has to be here.
+    pub(crate) remote: Option<Remote>,
+}
+
+/// A repository that content comes from.
+pub(crate) struct Remote {
+    pub(crate) session: Session,
+    pub(crate) reference: Reference,
+}
+
+/// A layer's blob.
+pub(crate) enum Opened {
+    /// It is in the store.
+    Here,
+    /// It is not, or not wholly; nobody else fetches it meanwhile.
+    Ingest(Ingest),
+}
+
+/// A blob on its way into the store.
+pub(crate) struct Ingest {
+    writer: Box<dyn Writer>,
+    reference: String,
+    _flight: Flight,
+}
+
+impl Ingest {
+    /// Whether nothing of it is here yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.writer.status().offset == 0
+    }
+}
+
+impl Fetcher {
+    /// A manifest or index with its kind of label, parsed.
+    pub(crate) async fn document(
+        &self,
+        target: &Descriptor,
+        known: Option<Bytes>,
+    ) -> Result<Document> {
+        if let Some(bytes) = self.stored(target).await? {
+            let document = Document::parse(&target.media_type, &bytes)?;
+            if self.remote.is_some() {
+                self.hold("content", target.digest.as_str()).await?;
+                self.label(&target.digest, document.reference_labels()).await?;
+            }
+            return Ok(document);
+        }
+        let remote = self.remote(target)?;
+        let bytes = match known {
+            Some(bytes) => bytes,
+            None => remote.session.manifest(&target.digest).await?,
+        };
+        verify(target, &bytes)?;
+        let document = Document::parse(&target.media_type, &bytes)?;
+        self.store("manifest", target, bytes, document.reference_labels()).await?;
+        Ok(document)
+    }
+
+    /// An image's configuration.
+    pub(crate) async fn configuration(&self, target: &Descriptor) -> Result<Bytes> {
+        if let Some(bytes) = self.stored(target).await? {
+            return Ok(bytes);
+        }
+        let bytes = self.remote(target)?.session.small_blob(target).await?;
+        verify(target, &bytes)?;
+        self.store("config", target, bytes.clone(), Labels::new()).await?;
+        Ok(bytes)
+    }
+
+    /// A layer's bytes from the store.
+    pub(crate) async fn read(&self, blob: &Descriptor) -> Result<BlobStream> {
+        self.content.read(&self.ctx, &blob.digest, 0, None).await
+    }
+
+    /// Looks for a layer in the store, and opens an ingest where it is not.
+    pub(crate) async fn open(&self, blob: &Descriptor) -> Result<Opened> {
+        if self.has(&blob.digest).await? {
+            if self.remote.is_some() {
+                self.label(&blob.digest, Labels::new()).await?;
+            }
+            return Ok(Opened::Here);
+        }
+        self.remote(blob)?;
+        self.ingest("layer", blob).await
+    }
+
+    /// Brings the rest of a layer here, and hands every byte to `feed` as well.
+    pub(crate) async fn fill(
+        &self,
+        blob: &Descriptor,
+        mut ingest: Ingest,
+        mut feed: Option<Feed>,
+        progress: &mut LayerProgress,
+    ) -> Result<()> {
+        let resumed = !ingest.is_fresh();
+        if ingest.writer.status().offset > blob.size {
+            ingest.writer.truncate(0).await?;
+        }
+        let mut result = self.complete(blob, &mut ingest, &mut feed, progress).await;
+        let damaged = |result: &Result<()>| {
+            result.as_ref().err().filter(|err| err.kind() == Kind::DataLoss).map(Error::to_string)
+        };
+        if let Some(error) = damaged(&result).filter(|_| resumed) {
+            // What an earlier attempt left may be what is wrong.
+            tracing::warn!(error, "fetching the layer from its beginning");
+            ingest.writer.truncate(0).await?;
+            result = self.complete(blob, &mut ingest, &mut None, progress).await;
+        }
+        if damaged(&result).is_some() {
+            self.abort(ingest).await;
+        }
+        result
+    }
+
+    async fn complete(
+        &self,
+        blob: &Descriptor,
+        ingest: &mut Ingest,
+        feed: &mut Option<Feed>,
+        progress: &mut LayerProgress,
+    ) -> Result<()> {
+        self.transfer(blob, &mut *ingest.writer, feed, progress).await?;
+        if let Some(feed) = feed.take() {
+            feed.finish().await;
+        }
+        self.commit(blob, ingest, Labels::new()).await
+    }
+
+    /// Adds labels to a blob, and where it comes from.
+    pub(crate) async fn label(&self, digest: &Digest, mut wanted: Labels) -> Result<()> {
+        let info = self.content.info(&self.ctx, digest).await?;
+        wanted.extend(self.source_label(&info.labels));
+        wanted.retain(|key, value| info.labels.get(key) != Some(value));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mask = LabelMask::Keys(wanted.keys().cloned().collect());
+        self.content.update(&self.ctx, digest, wanted, mask).await.map(drop)
+    }
+
+    /// Lets the lease hold something that was here before; what this request
+    /// makes it holds anyway. Documents hold what they point at.
+    pub(crate) async fn hold(&self, kind: &str, id: &str) -> Result<()> {
+        let Some(lease) = &self.ctx.lease else { return Ok(()) };
+        let resource = Resource { kind: kind.to_owned(), id: id.to_owned() };
+        self.leases.add_resource(&self.ctx, lease, resource).await
+    }
+
+    fn remote(&self, target: &Descriptor) -> Result<&Remote> {
+        self.remote.as_ref().ok_or_else(|| {
+            Error::not_found(format!(
+                "content {} of the image is missing: not found; pull the image again",
+                target.digest
+            ))
+        })
+    }
+
+    /// The label that names the repository, next to those that are there.
+    fn source_label(&self, present: &Labels) -> Option<(String, String)> {
+        let reference = &self.remote.as_ref()?.reference;
+        let key = format!("{}{}", labels::DISTRIBUTION_SOURCE, reference.hostname());
+        let mut all: Vec<&str> =
+            present.get(&key).map(|v| v.split(',').collect()).unwrap_or_default();
+        all.push(reference.path());
+        all.sort_unstable();
+        all.dedup();
+        let value = all.join(",");
+        // Too many repositories: those that are known will do.
+        labels::validate(&key, &value).ok().map(|()| (key, value))
+    }
+
+    async fn has(&self, digest: &Digest) -> Result<bool> {
+        match self.content.info(&self.ctx, digest).await {
+            Ok(_) => Ok(true),
+            Err(err) if err.is_not_found() => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// A document from the store, if it is there.
+    async fn stored(&self, target: &Descriptor) -> Result<Option<Bytes>> {
+        let limit = self.config.max_document;
+        let mut stream =
+            match self.content.read(&self.ctx, &target.digest, 0, Some(limit + 1)).await {
+                Ok(stream) => stream,
+                Err(err) if err.is_not_found() => return Ok(None),
+                Err(err) => return Err(err),
+            };
+        let mut all = BytesMut::new();
+        while let Some(piece) = stream.next().await {
+            all.extend_from_slice(&piece?);
+        }
+        if all.len() as u64 > limit {
+            return Err(Error::resource_exhausted(format!(
+                "document {} is longer than the {limit} bytes that are accepted",
+                target.digest
+            )));
+        }
+        Ok(Some(all.freeze()))
+    }
+
+    async fn store(
+        &self,
+        prefix: &str,
+        target: &Descriptor,
+        bytes: Bytes,
+        labels: Labels,
+    ) -> Result<()> {
+        let Opened::Ingest(mut ingest) = self.ingest(prefix, target).await? else {
+            return self.label(&target.digest, labels).await;
+        };
+        if !ingest.is_fresh() {
+            ingest.writer.truncate(0).await?;
+        }
+        ingest.writer.write(bytes).await?;
+        self.commit(target, &mut ingest, labels).await
+    }
+
+    /// Opens the ingest of a blob, and waits while another client has it.
+    async fn ingest(&self, prefix: &str, blob: &Descriptor) -> Result<Opened> {
+        let key = format!("content {} {}", self.ctx.namespace, blob.digest);
+        let flight = self.flights.enter(key).await;
+        let reference = format!("{prefix}-{}", blob.digest);
+        let (mut seen, mut moved) = (None, Instant::now());
+        loop {
+            let opened =
+                self.content.writer(&self.ctx, &reference, blob.size, Some(&blob.digest)).await;
+            match opened {
+                Ok(writer) => {
+                    return Ok(Opened::Ingest(Ingest { writer, reference, _flight: flight }));
+                }
+                Err(err) if err.is_already_exists() => return Ok(Opened::Here),
+                Err(err) if err.kind() != Kind::Unavailable => return Err(err),
+                Err(err) if moved.elapsed() > self.config.read_timeout => return Err(err),
+                Err(_) => {}
+            }
+            let status = self.content.status(&self.ctx, &reference).await;
+            let offset = status.ok().map(|status| status.offset);
+            if offset != seen {
+                (seen, moved) = (offset, Instant::now());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn commit(&self, blob: &Descriptor, ingest: &mut Ingest, labels: Labels) -> Result<()> {
+        let mut all = labels.clone();
+        all.extend(self.source_label(&Labels::new()));
+        let found = ingest.writer.commit(Some(blob.size), Some(&blob.digest), all).await;
+        match found {
+            Ok(_) => Ok(()),
+            Err(err) if err.is_already_exists() => self.label(&blob.digest, labels).await,
+            Err(err) if err.kind() == Kind::FailedPrecondition => Err(Error::data_loss(format!(
+                "content from {} does not match its digest {}",
+                self.remote.as_ref().map_or("the store", |r| r.session.host()),
+                blob.digest
+            ))
+            .with_source(err)),
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn abort(&self, ingest: Ingest) {
+        let Ingest { writer, reference, _flight } = ingest;
+        drop(writer);
+        if let Err(err) = self.content.abort(&self.ctx, &reference).await {
+            tracing::warn!(error = %err, reference, "could not throw the ingest away");
+        }
+    }
+
+    /// Fetches until the ingest is as long as the blob, over as many
+    /// connections as it takes while it gets anywhere.
+    async fn transfer(
+        &self,
+        blob: &Descriptor,
+        writer: &mut dyn Writer,
+        feed: &mut Option<Feed>,
+        progress: &mut LayerProgress,
+    ) -> Result<()> {
+        let session = &self.remote(blob)?.session;
+        let mut attempt = 0;
+        loop {
+            let before = writer.status().offset;
+            if before == blob.size {
+                return Ok(());
+            }
+            progress.report(LayerPhase::Downloading, before);
+            let result = continue_from(session, blob, before, writer, feed, progress).await;
+            let now = writer.status().offset;
+            if now == blob.size && result.is_ok() {
+                return Ok(());
+            }
+            if now - before >= HEADWAY {
+                attempt = 0;
+            }
+            let failure = match result {
+                Err(failure) => failure,
+                Ok(()) => Failure {
+                    error: Error::unavailable(format!(
+                        "registry {} sent {now} bytes of {}",
+                        session.host(),
+                        blob.size
+                    )),
+                    retry: Retry::Always,
+                    after: None,
+                },
+            };
+            session.pause(failure, &mut attempt, Retry::Transfer).await?;
+        }
+    }
+}
+
+/// One connection's worth of a blob, from `offset`.
+async fn continue_from(
+    session: &Session,
+    blob: &Descriptor,
+    offset: u64,
+    writer: &mut dyn Writer,
+    feed: &mut Option<Feed>,
+    progress: &mut LayerProgress,
+) -> Result<(), Failure> {
+    let mut body = session.blob(blob, offset).await?;
+    // A registry that can't begin in the middle sends again what is here.
+    let mut skip = offset - body.from;
+    let mut left = blob.size - offset;
+    let mut gathered = BytesMut::with_capacity(PIECE);
+    loop {
+        let (mut bytes, end) = match body.stream.next().await {
+            Some(Ok(bytes)) => (bytes, None),
+            Some(Err(err)) => (Bytes::new(), Some(Err(crate::registry::of_stream(err)))),
+            None => (Bytes::new(), Some(Ok(()))),
+        };
+        let skipped = skip.min(bytes.len() as u64);
+        skip -= skipped;
+        // At most the length of `bytes`, which is a `usize`.
+        let _ = bytes.split_to(skipped as usize);
+        left = left.checked_sub(bytes.len() as u64).ok_or_else(|| too_long(session, blob))?;
+        gathered.extend_from_slice(&bytes);
+        if gathered.len() >= PIECE || (end.is_some() && !gathered.is_empty()) {
+            let bytes = gathered.split().freeze();
+            writer.write(bytes.clone()).await?;
+            progress.report(LayerPhase::Downloading, writer.status().offset);
+            let lost = match feed.as_ref() {
+                Some(feed) => !feed.send(bytes).await,
+                None => false,
+            };
+            if lost {
+                *feed = None;
+            }
+        }
+        if let Some(end) = end {
+            return end;
+        }
+    }
+}
+
+fn too_long(session: &Session, blob: &Descriptor) -> Failure {
+    let words = format!(
+        "registry {} sends more than the {} bytes that {} has",
+        session.host(),
+        blob.size,
+        blob.digest
+    );
+    Error::data_loss(words).into()
+}
+
+fn verify(target: &Descriptor, bytes: &[u8]) -> Result<()> {
+    let mut hasher = gantry_core::Hasher::new(target.digest.algorithm());
+    hasher.update(bytes);
+    let found = hasher.finish();
+    if found == target.digest && bytes.len() as u64 == target.size {
+        return Ok(());
+    }
+    Err(Error::data_loss(format!(
+        "content does not match its digest: {} bytes of {} were promised, {} of {found} came",
+        target.size,
+        target.digest,
+        bytes.len()
+    )))
+}

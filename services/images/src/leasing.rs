@@ -1,0 +1,103 @@
+//! The lease that holds what a pull fetched until the record exists.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gantry_core::filter::Filters;
+use gantry_core::leases::Leases;
+use gantry_core::{Context, Labels, Result, Timestamp, labels};
+
+/// Label of our leases: the image they are for.
+const PULL_LABEL: &str = "gantry.io/pull";
+
+/// Makes leases.
+pub(crate) struct Leasing {
+    leases: Arc<dyn Leases>,
+    keep: Duration,
+    /// Leases of this process that are in use. The lock guards the set alone.
+    active: Arc<Mutex<HashSet<String>>>,
+}
+
+/// A lease in use. Dropped without [`Held::release`], it stays until it
+/// expires, so that the next attempt finds what this one fetched.
+pub(crate) struct Held {
+    ctx: Context,
+    /// `None` when the caller holds a lease itself.
+    own: Option<Own>,
+}
+
+struct Own {
+    id: String,
+    image: String,
+    leases: Arc<dyn Leases>,
+    active: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Leasing {
+    pub(crate) fn new(leases: Arc<dyn Leases>, keep: Duration) -> Self {
+        Self { leases, keep, active: Arc::default() }
+    }
+
+    /// A context whose lease holds what is made for this image.
+    pub(crate) async fn hold(&self, ctx: &Context, image: &str) -> Result<Held> {
+        if ctx.lease.is_some() {
+            return Ok(Held { ctx: ctx.clone(), own: None });
+        }
+        let id = format!("pull-{:032x}", rand::random::<u128>());
+        let end = Timestamp::from(SystemTime::now() + self.keep);
+        let kept = Labels::from([
+            (labels::GC_EXPIRE.to_owned(), end.to_string()),
+            (PULL_LABEL.to_owned(), image.to_owned()),
+        ]);
+        let own = Own {
+            id: id.clone(),
+            image: image.to_owned(),
+            leases: Arc::clone(&self.leases),
+            active: Arc::clone(&self.active),
+        };
+        lock(&self.active).insert(id.clone());
+        let held = Held { ctx: ctx.clone().with_lease(&id), own: Some(own) };
+        self.leases.create(ctx, Some(&id), kept).await?;
+        Ok(held)
+    }
+}
+
+impl Held {
+    /// The caller's context, with the lease.
+    pub(crate) fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    /// Ends the lease, and those that earlier attempts at the same image left.
+    pub(crate) async fn release(mut self) {
+        let Some(own) = self.own.take() else { return };
+        let mut ctx = self.ctx.clone();
+        ctx.lease = None;
+        let mut ended = vec![own.id.clone()];
+        let mine = format!("labels.\"{PULL_LABEL}\"=={:?}", own.image);
+        if let Ok(filter) = Filters::parse(&[mine])
+            && let Ok(found) = own.leases.list(&ctx, &filter).await
+        {
+            let active = lock(&own.active);
+            ended.extend(found.into_iter().map(|l| l.id).filter(|id| !active.contains(id)));
+        }
+        for id in ended {
+            if let Err(err) = own.leases.delete(&ctx, &id, false).await
+                && !err.is_not_found()
+            {
+                tracing::warn!(error = %err, lease = id, "the lease stays until it expires");
+            }
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        lock(&self.active).remove(&self.id);
+    }
+}
+
+fn lock(set: &Mutex<HashSet<String>>) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,180 @@
+//! A puller over the real services, in directories of its own.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_content::LocalStore;
+use gantry_core::content::ContentStore;
+use gantry_core::db::Database;
+use gantry_core::events::Events;
+use gantry_core::filter::Filters;
+use gantry_core::images::{Image, Images, Progress, ProgressSink, PullRequest, Puller};
+use gantry_core::leases::Leases;
+use gantry_core::namespaces::Namespaces;
+use gantry_core::snapshots::{Snapshotter, Snapshotters};
+use gantry_core::{Context, Labels, Namespace, Result};
+use gantry_images::{Config, RegistryPuller, Services};
+use tempfile::TempDir;
+
+/// Everything that a pull needs.
+pub(crate) struct World {
+    pub(crate) content: Arc<dyn ContentStore>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) leases: Arc<dyn Leases>,
+    pub(crate) namespaces: Arc<dyn Namespaces>,
+    pub(crate) snapshotters: Snapshotters,
+    pub(crate) puller: Arc<RegistryPuller>,
+    pub(crate) ctx: Context,
+    db: Arc<dyn Database>,
+    dir: Arc<TempDir>,
+}
+
+/// What was reported.
+#[derive(Clone, Default)]
+pub(crate) struct Reports(Arc<Mutex<Vec<Progress>>>);
+
+impl Reports {
+    pub(crate) fn sink(&self) -> ProgressSink {
+        let reports = self.clone();
+        Arc::new(move |progress| reports.0.lock().unwrap().push(progress))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Progress> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Settings with which trying again takes little time.
+pub(crate) fn quick() -> Config {
+    Config { backoff: Duration::from_millis(10), attempts: 3, ..Config::default() }
+}
+
+/// The same, when something is not to be waited for.
+pub(crate) fn impatient() -> Config {
+    Config { read_timeout: Duration::from_millis(500), ..quick() }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(quick()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        let dir = tempfile::Builder::new().prefix("gantry-pull-").tempdir().expect("tempdir");
+        let db = gantry_metadata::RocksDatabase::open(dir.path().join("metadata"));
+        Self::open(config, Arc::new(dir), Arc::new(db.expect("open the records"))).await
+    }
+
+    /// The same after a restart of the process: new services over the same
+    /// records and directories.
+    pub(crate) async fn restart(self, config: Config) -> Self {
+        let (dir, db) = (Arc::clone(&self.dir), Arc::clone(&self.db));
+        drop(self);
+        Self::open(config, dir, db).await
+    }
+
+    async fn open(config: Config, dir: Arc<TempDir>, db: Arc<dyn Database>) -> Self {
+        let events: Arc<dyn Events> = Arc::new(gantry_events::Exchange::new());
+        let content = LocalStore::open(dir.path(), Arc::clone(&db), Arc::clone(&events));
+        let content: Arc<dyn ContentStore> = Arc::new(content.expect("open the content store"));
+        let mut snapshotters = Snapshotters { default: "overlayfs".into(), ..Default::default() };
+        for name in gantry_snapshots::NAMES {
+            let options = gantry_snapshots::Options {
+                root: dir.path().to_owned(),
+                db: Arc::clone(&db),
+                events: Arc::clone(&events),
+            };
+            let opened = gantry_snapshots::open(name, options).await.expect("open a snapshotter");
+            snapshotters.by_name.insert(name.to_owned(), opened);
+        }
+        let images: Arc<dyn Images> =
+            Arc::new(gantry_metadata::ImageRecords::new(Arc::clone(&db), Arc::clone(&events)));
+        let leases: Arc<dyn Leases> = Arc::new(gantry_metadata::LeaseService::new(Arc::clone(&db)));
+        let namespaces: Arc<dyn Namespaces> =
+            Arc::new(gantry_metadata::NamespaceService::new(Arc::clone(&db), events));
+        let services = Services {
+            content: Arc::clone(&content),
+            images: Arc::clone(&images),
+            leases: Arc::clone(&leases),
+            namespaces: Arc::clone(&namespaces),
+            snapshotters: snapshotters.clone(),
+            applier: Arc::new(gantry_diff::LayerApplier::default()),
+        };
+        let puller = Arc::new(RegistryPuller::new(services, config).expect("a puller"));
+        let ctx = Context::new(Namespace::new("default").expect("a name"));
+        Self { content, images, leases, namespaces, snapshotters, puller, ctx, db, dir }
+    }
+
+    pub(crate) async fn pull(&self, reference: &str) -> Result<Image> {
+        self.pull_with(request(reference), &Reports::default()).await
+    }
+
+    pub(crate) async fn pull_with(&self, request: PullRequest, to: &Reports) -> Result<Image> {
+        self.puller.pull(&self.ctx, request, to.sink()).await
+    }
+
+    pub(crate) fn overlayfs(&self) -> Arc<dyn Snapshotter> {
+        self.snapshotters.get("overlayfs").expect("overlayfs")
+    }
+
+    /// Names of all snapshots of a snapshotter.
+    pub(crate) async fn snapshots(&self, snapshotter: &str) -> Vec<String> {
+        let snapshotter = self.snapshotters.get(snapshotter).expect("a snapshotter");
+        let all = snapshotter.list(&self.ctx, &Filters::all()).await.expect("list");
+        all.into_iter().map(|info| info.name).collect()
+    }
+
+    /// References of all ingests.
+    pub(crate) async fn ingests(&self) -> Vec<String> {
+        let all = self.content.statuses(&self.ctx, &Filters::all()).await.expect("list");
+        all.into_iter().map(|status| status.reference).collect()
+    }
+
+    /// Number of leases.
+    pub(crate) async fn lease_count(&self) -> usize {
+        self.leases.list(&self.ctx, &Filters::all()).await.expect("list").len()
+    }
+
+    pub(crate) async fn labels(&self, digest: &gantry_core::Digest) -> Labels {
+        self.content.info(&self.ctx, digest).await.expect("a blob").labels
+    }
+
+    /// The directories of a committed snapshot, top first, as a view shows them.
+    pub(crate) async fn directories(&self, chain: &str) -> Vec<std::path::PathBuf> {
+        let overlayfs = self.overlayfs();
+        let key = format!("view of {chain}");
+        let mounts = overlayfs.view(&self.ctx, &key, Some(chain), Labels::new()).await;
+        let mounts = mounts.expect("a view");
+        overlayfs.remove(&self.ctx, &key).await.expect("remove the view");
+        let lower = mounts[0].options.iter().find_map(|o| o.strip_prefix("lowerdir="));
+        match lower {
+            Some(all) => all.split(':').map(Into::into).collect(),
+            None => vec![mounts[0].source.clone().into()],
+        }
+    }
+
+    /// Asserts that a failed pull left nothing but what it can go on with.
+    pub(crate) async fn assert_clean(&self) {
+        for name in gantry_snapshots::NAMES {
+            assert_eq!(self.snapshots(name).await, Vec::<String>::new());
+        }
+        let records = self.images.list(&self.ctx, &Filters::all()).await.expect("list");
+        assert!(records.is_empty(), "{records:?}");
+    }
+}
+
+pub(crate) fn request(reference: &str) -> PullRequest {
+    PullRequest { reference: reference.to_owned(), ..PullRequest::default() }
+}
+
+/// Waits until `check` holds, for what happens behind a reply.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
+    let waiting = async {
+        while !check().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"));
+}
