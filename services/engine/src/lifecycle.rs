@@ -114,7 +114,14 @@ impl Engine {
         let mounts = snapshotter.mounts(ctx, &found.container.snapshot_key).await?;
         let meta = Meta { state, ..found.meta };
         let live = Arc::clone(&found.live);
-        let start = Start { ctx, container: &found.container, meta: &meta, mounts, live: &live };
+        let start = Start {
+            ctx,
+            container: &found.container,
+            meta: &meta,
+            mounts,
+            live: &live,
+            transient: false,
+        };
         let started = match self.create_task(&start).await {
             Ok(pid) => self.start_task(&start, pid, false, None).await,
             Err(err) => Err(err),

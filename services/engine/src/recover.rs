@@ -100,7 +100,7 @@ impl Engine {
         };
         tracing::info!(id, name = meta.name, "the container runs");
         live.watched(state);
-        self.watch(ctx, &container, &meta, &live);
+        self.watch(ctx, &container, &meta, &live, false);
     }
 
     /// There is no task.
@@ -115,7 +115,7 @@ impl Engine {
             Phase::Running | Phase::Paused => {
                 tracing::info!(id, name = meta.name, "the container ended meanwhile");
                 live.watched(meta.state.clone());
-                self.watch(ctx, &container, &meta, &live);
+                self.watch(ctx, &container, &meta, &live, false);
                 // Its exit is known, or known to be lost: this does not take long.
                 live.wait_settled().await;
             }

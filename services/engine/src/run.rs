@@ -25,6 +25,8 @@ pub(crate) struct Start<'a> {
     pub(crate) meta: &'a Meta,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) live: &'a Arc<Live>,
+    /// It goes with its session: nobody else was told of it.
+    pub(crate) transient: bool,
 }
 
 /// A command that could not be run, as Docker says it.
@@ -67,6 +69,7 @@ impl Engine {
             meta: &made.meta,
             mounts: std::mem::take(&mut made.mounts),
             live: &live,
+            transient,
         };
         let told = async {
             if !transient {
@@ -177,7 +180,7 @@ impl Engine {
             started_at: Timestamp::now(),
             ..State::default()
         });
-        self.watch(ctx, container, meta, live);
+        self.watch(ctx, container, meta, live, start.transient);
         Ok((pid, attached))
     }
 

@@ -39,20 +39,25 @@ fn end_at(meta: &Meta, exit: Exit) -> impl FnOnce(&mut State) + use<> {
 }
 
 impl Engine {
-    /// Watches a container whose process has been started.
+    /// Watches a container whose process has been started. That it runs is
+    /// written down, unless it is transient: then its record tells nobody
+    /// anything, and whatever is found of it at a start-up goes.
     pub(crate) fn watch(
         self: &Arc<Self>,
         ctx: &Context,
         container: &Container,
         meta: &Meta,
         live: &Arc<Live>,
+        transient: bool,
     ) {
         let engine = Arc::clone(self);
         let ctx = Context { lease: None, ..ctx.clone() };
         // What follows needs no specification: it is by far the largest part.
         let container = Container { spec: None, ..container.clone() };
         let (meta, live) = (meta.clone(), Arc::clone(live));
-        tokio::spawn(async move { engine.watch_to_the_end(&ctx, container, meta, live).await });
+        tokio::spawn(async move {
+            engine.watch_to_the_end(&ctx, container, meta, live, transient).await;
+        });
     }
 
     async fn watch_to_the_end(
@@ -61,9 +66,10 @@ impl Engine {
         container: Container,
         meta: Meta,
         live: Arc<Live>,
+        transient: bool,
     ) {
         let id = container.id.as_str();
-        if !meta.settings.auto_remove {
+        if !transient {
             self.record(ctx, id, &live, Durability::Buffered).await;
         }
         let exit = self.exit_of(ctx, id).await;

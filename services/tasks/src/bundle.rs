@@ -4,7 +4,8 @@
 //! <state>/io.containerd.runtime.v2.task/<namespace>/<id>/
 //!   config.json        the OCI specification
 //!   rootfs/            where the shim makes the root file system appear
-//!   work               link to a directory below <root>, for large files
+//!   work               link to a directory below <root>, for large files; for
+//!                      shims that are not our own, as is log
 //!   runtime            the runtime's name
 //!   shim-binary-path   the shim's program: written before it is started
 //!   bootstrap.json     where the shim listens: written as soon as it does
@@ -55,7 +56,7 @@ impl Bundle {
     /// # Errors
     /// `AlreadyExists` when there is one; the system's.
     pub(crate) fn create(&self, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
-        for parent in [&self.path, &self.work].into_iter().filter_map(|p| p.parent()) {
+        if let Some(parent) = self.path.parent() {
             directory(parent, 0o711, true)?;
         }
         directory(&self.path, 0o700, false)?;
@@ -68,19 +69,19 @@ impl Bundle {
 
     fn fill(&self, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
         directory(&self.path.join("rootfs"), 0o711, false)?;
-        directory(&self.work, 0o711, true)?;
-        symlink(&self.work, self.path.join("work"))
-            .map_err(|err| Error::io(format!("link work in {}", self.path.display()), err))?;
+        if !program.own {
+            directory(&self.work, 0o711, true)?;
+            symlink(&self.work, self.path.join("work"))
+                .map_err(|err| Error::io(format!("link work in {}", self.path.display()), err))?;
+            self.make_log()?;
+        }
         write(&self.path.join("config.json"), spec)?;
         write(&self.path.join("runtime"), runtime.as_bytes())?;
         write(&self.path.join("shim-binary-path"), program.path.as_os_str().as_encoded_bytes())
     }
 
     /// Makes the FIFO `log`, without which containerd's own shims don't start.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(crate) fn make_log(&self) -> Result<()> {
+    fn make_log(&self) -> Result<()> {
         let path = self.log();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
             .map_err(|err| Error::io(format!("make FIFO {}", path.display()), err.into()))
@@ -227,7 +228,7 @@ mod tests {
     fn life_of_a_bundle() {
         let dir = tempfile::tempdir().unwrap();
         let (config, bundle) = bundle(dir.path());
-        let program = Program { path: "/shim".into(), own: true };
+        let program = Program { path: "/other".into(), own: false };
         bundle.create(b"{}", "io.containerd.runc.v2", &program).unwrap();
         let mode = bundle.path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o700);

@@ -93,15 +93,12 @@ fn spec_of(container: &Container) -> Result<&[u8]> {
 async fn fill(bundle: &Bundle, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
     let (bundle, spec) = (bundle.clone(), spec.to_vec());
     let (runtime, program) = (runtime.to_owned(), program.clone());
-    blocking(move || {
-        match bundle.create(&spec, &runtime, &program) {
-            Err(err) if err.is_already_exists() => {
-                bundle.remove()?;
-                bundle.create(&spec, &runtime, &program)?;
-            }
-            other => other?,
+    blocking(move || match bundle.create(&spec, &runtime, &program) {
+        Err(err) if err.is_already_exists() => {
+            bundle.remove()?;
+            bundle.create(&spec, &runtime, &program)
         }
-        if program.own { Ok(()) } else { bundle.make_log() }
+        other => other,
     })
     .await
 }
@@ -179,9 +176,12 @@ pub(crate) async fn delete(inner: &Arc<Inner>, task: &Arc<Task>) -> Result<(u32,
     let shim = task.shim();
     let deleted = shim.delete(id, "").await?;
     task.deleted();
-    // Its connection may end before its answer is read.
-    let _ = shim.shutdown(id).await;
+    // Our own shim is on its way once it has answered, and takes its time only
+    // for connections that are still open: this one ends with the task. Others'
+    // may end the connection before the answer is read.
+    let answered = shim.shutdown(id).await.is_ok();
     let going = inner.shares_shim(task)
+        || (answered && task.program.own)
         || tokio::time::timeout(GOING, shim.connection().closed()).await.is_ok();
     let removed = if going {
         let bundle = task.bundle.clone();
@@ -195,5 +195,6 @@ pub(crate) async fn delete(inner: &Arc<Inner>, task: &Arc<Task>) -> Result<(u32,
         tracing::warn!(id = %id, error = %err, "remove the bundle");
     }
     inner.forget(task);
+    inner.refill();
     Ok(deleted)
 }

@@ -135,7 +135,7 @@ impl Inner {
         ready.into_iter()
     }
 
-    /// Makes up for a ready-made shim that was taken.
+    /// Makes up for a ready-made shim that was taken: nothing more urgent is to do.
     pub(crate) fn refill(&self) {
         if let Some(pool) = &self.pool {
             pool.refill();
@@ -222,9 +222,7 @@ impl Tasks for TaskManager {
 
     async fn start(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<u32> {
         let task = self.inner.find(ctx, id).await?;
-        let started = task.shim().start(id, exec_id).await;
-        self.inner.refill();
-        let pid = started?;
+        let pid = task.shim().start(id, exec_id).await?;
         if exec_id.is_empty() {
             task.set_status(Status::Running);
         }

@@ -22,8 +22,9 @@ use crate::shim::Shim;
 
 /// A living shim answers within microseconds.
 const ADOPT: Duration = Duration::from_secs(5);
-/// After a shim was taken, the next one is made when the container runs, or
-/// after this long.
+/// After a shim was taken, the next one is made when a task has been deleted,
+/// or after this long: until then the container that took it, which may be a short
+/// one, needs the processor more.
 const REFILL: Duration = Duration::from_millis(100);
 /// Between attempts to start one, when that fails.
 const RETRY: Duration = Duration::from_secs(5);
@@ -61,11 +62,18 @@ impl Pool {
         Self { shared, filler }
     }
 
-    /// Turns a ready shim into the one of this bundle; `None` when there is
-    /// none, or it failed.
+    /// Turns a ready shim into the one of this bundle. When none is left, one
+    /// that was started this moment: it reads the call as soon as it can. `None` when that failed.
     pub(crate) async fn adopt(&self, bundle: &Bundle) -> Option<Shim> {
-        let ready = self.take()?;
-        match self.hand_over(ready, bundle).await {
+        let ready = match self.take() {
+            Some(ready) => Ok(ready),
+            None => spawn(&self.shared.config),
+        };
+        let adopted = match ready {
+            Ok(ready) => self.hand_over(ready, bundle).await,
+            Err(err) => Err(err),
+        };
+        match adopted {
             Ok(shim) => Some(shim),
             Err(err) => {
                 tracing::warn!(id = %bundle.id, error = %err, "a ready-made shim failed");
@@ -143,8 +151,6 @@ async fn fill(shared: Arc<Shared>) {
             }
         }
         shared.taken.notified().await;
-        // Not while the container that took it is being started: it needs
-        // the processor now.
         let _ = tokio::time::timeout(REFILL, shared.refill.notified()).await;
     }
 }
