@@ -20,7 +20,7 @@ pub(crate) enum Document {
     /// Points at a configuration and layers, lowest first.
     Manifest {
         /// The configuration.
-        config: Descriptor,
+        config: Box<Descriptor>,
         /// The layers.
         layers: Vec<Descriptor>,
     },
@@ -93,7 +93,7 @@ impl Document {
                 Ok(Self::Index(manifests.unwrap_or_default()))
             }
             (None, Some(config), layers) if media_type::is_manifest(announced) => {
-                Ok(Self::Manifest { config, layers: layers.unwrap_or_default() })
+                Ok(Self::Manifest { config: Box::new(config), layers: layers.unwrap_or_default() })
             }
             _ => Err(bad("unexpected fields")),
         }

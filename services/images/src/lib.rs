@@ -1,8 +1,8 @@
 //! Images from registries: references, pull and unpack.
 //!
 //! A pull goes so: the reference is completed as Docker does it
-//! ([`reference`]), the registry says what it points at, the manifest for the
-//! machine is chosen ([`platform`]) and stored with its configuration. The
+//! ([`mod@reference`]), the registry says what it points at, the manifest for the
+//! machine is chosen ([`mod@platform`]) and stored with its configuration. The
 //! layers come side by side. Each goes into the content store, where an
 //! ingest that broke off is taken up again, and on the way through the
 //! unpacker into a snapshot that nobody sees. Snapshots are committed in

@@ -135,7 +135,7 @@ impl RegistryPuller {
             match fetcher.document(&next, known.take()).await? {
                 Document::Manifest { config, layers } => {
                     document::check_manifest(&config, &layers, self.config.max_layers)?;
-                    return Ok((next, config, layers));
+                    return Ok((next, *config, layers));
                 }
                 Document::Index(entries) => next = platform::choose(&entries, wanted)?.clone(),
             }
