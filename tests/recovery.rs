@@ -2,6 +2,7 @@
 //! nothing is left over.
 
 use std::path::Path;
+use std::time::Duration;
 
 use gantry_tests::{Daemon, Registry, leftovers, wait_for};
 use nix::sys::signal::{Signal, kill};
@@ -180,17 +181,24 @@ fn a_pull_goes_on_where_the_killed_daemon_was() {
     let ingests = daemon.root().join("io.containerd.content.v1.content/ingest");
     let blobs = daemon.root().join("io.containerd.content.v1.content/blobs");
     let mut pull = daemon.gantry_command(&["pull", "-q", &image]);
-    let mut pull = pull.stdin(std::process::Stdio::null()).spawn().expect("gantry starts");
+    let mut pull = gantry_tests::start(pull.stdin(std::process::Stdio::null()));
     // In the middle: something is in flight and much is here.
     wait_for("half of it", || {
         (tree_size(&ingests) > 1 << 20 && tree_size(&ingests) + tree_size(&blobs) > 30 << 20)
             .then_some(())
     });
     daemon.kill();
-    assert!(!pull.wait().expect("the client ends").success());
+    assert_ne!(pull.wait_within(Duration::from_secs(20)), Some(0), "the client ends with an error");
     let here = tree_size(&ingests) + tree_size(&blobs);
     let total: u64 = tree_size(&gantry_tests::image("layers").join("blobs"));
     assert!(here < total, "it was killed too late: {here} of {total}");
+    // The registry notes the answers that were cut off once it sees that.
+    let mut lengths = (0, 0);
+    wait_for("the registry to settle", || {
+        let now = registry.log().len();
+        lengths = if now == lengths.0 { (now, lengths.1 + 1) } else { (now, 0) };
+        (lengths.1 > 30).then_some(())
+    });
     let log_before = registry.log().len();
     daemon.restart();
     daemon.gantry(&["pull", "-q", &image]).ok();

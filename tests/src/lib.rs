@@ -17,6 +17,6 @@ pub use command::{Output, run, run_within, wait_for};
 pub use daemon::{Daemon, Options};
 pub use guest::Guest;
 pub use images::image;
-pub use processes::adopt_orphans;
+pub use processes::{Owned, adopt_orphans, start};
 pub use registry::Registry;
 pub use terminal::Terminal;

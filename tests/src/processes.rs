@@ -55,7 +55,7 @@ fn reap_orphans() {
 }
 
 /// A child that is waited for; killed and reaped when dropped.
-pub(crate) struct Owned(Child);
+pub struct Owned(Child);
 
 /// Starts a command as a child that the reaper leaves alone.
 pub(crate) fn own(command: &mut Command) -> Option<Owned> {
@@ -66,10 +66,15 @@ pub(crate) fn own(command: &mut Command) -> Option<Owned> {
     Some(Owned(child))
 }
 
+/// Starts a command that the test waits for itself.
+pub fn start(command: &mut Command) -> Owned {
+    own(command).unwrap_or_else(|| panic!("{command:?} does not start"))
+}
+
 impl Owned {
     /// Waits; `None` when it still runs at the end of the limit. 128 plus the
     /// signal for one that was killed.
-    pub(crate) fn wait_within(&mut self, limit: Duration) -> Option<i32> {
+    pub fn wait_within(&mut self, limit: Duration) -> Option<i32> {
         let end = Instant::now() + limit;
         loop {
             if let Ok(Some(status)) = self.0.try_wait() {
@@ -84,7 +89,7 @@ impl Owned {
     }
 
     /// Kills and reaps it.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,3 +1,5 @@
+//! Values that are carried without being understood.
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -10,7 +10,7 @@ use gantry_core::snapshots::Snapshotters;
 use gantry_core::tasks::Tasks;
 use gantry_core::{Context, Result};
 
-use crate::files::ContainerFiles;
+use crate::files::{ContainerFiles, make_socket_directory};
 use crate::images::Cache;
 use crate::live::LiveTable;
 use crate::spec::SpecBuilder;
@@ -79,10 +79,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Makes an engine.
+    /// Makes an engine, and the directory for its sockets.
     ///
     /// # Errors
-    /// `Unimplemented` on an architecture without a seccomp profile.
+    /// `Unimplemented` on an architecture without a seccomp profile; the system's for the directory.
     pub fn new(mut parts: EngineParts) -> Result<Arc<Self>> {
         let default = |value: &mut String, default: &str| {
             if value.is_empty() {
@@ -97,6 +97,7 @@ impl Engine {
             events: Arc::clone(&parts.events),
             live: Arc::clone(&live),
         };
+        make_socket_directory(&parts.config.state)?;
         let specs = SpecBuilder::new(&parts.config.cgroup_parent)?;
         Ok(Arc::new(Self { parts, store, live, specs, cache: Cache::default() }))
     }

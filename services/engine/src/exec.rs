@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::Engine;
 use crate::attach::Attached;
-use crate::files::{attach_socket, make_socket_directory};
+use crate::files::attach_socket;
 use crate::make::merge;
 use crate::model::Phase;
 use crate::names;
@@ -108,10 +108,6 @@ impl Engine {
             stdin: request.attach_stdin,
             ..LogUri::default()
         };
-        {
-            let socket = socket.to_owned();
-            blocking(move || make_socket_directory(&socket)).await?;
-        }
         // Without a caller nobody reads the output.
         let stdout = if request.detach { String::new() } else { uri.format() };
         let stdio = Stdio { stdout, terminal: request.tty, ..Stdio::default() };

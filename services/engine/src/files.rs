@@ -89,27 +89,32 @@ impl ContainerFiles {
     }
 }
 
-/// The socket on which a process' shim takes clients; `id` is random.
-pub(crate) fn attach_socket(state: &Path, id: &str) -> PathBuf {
-    let name = &id[..id.len().min(SOCKET_NAME)];
-    let path = state.join(SOCKETS).join(name);
-    if path.as_os_str().len() < MAX_SOCKET_PATH {
-        path
+/// Where sockets lie. A path that ends in one of their names is short enough
+/// for a socket.
+pub(crate) fn socket_directory(state: &Path) -> PathBuf {
+    let directory = state.join(SOCKETS);
+    if directory.as_os_str().len() + SOCKET_NAME + 1 < MAX_SOCKET_PATH {
+        directory
     } else {
-        Path::new(FALLBACK_SOCKETS).join(name)
+        PathBuf::from(FALLBACK_SOCKETS)
     }
 }
 
-/// Makes the directory that a socket is to lie in.
+/// The socket on which a process' shim takes clients; `id` is random.
+pub(crate) fn attach_socket(state: &Path, id: &str) -> PathBuf {
+    socket_directory(state).join(&id[..id.len().min(SOCKET_NAME)])
+}
+
+/// Makes the directory for sockets.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn make_socket_directory(socket: &Path) -> Result<()> {
-    let Some(directory) = socket.parent() else { return Ok(()) };
+pub(crate) fn make_socket_directory(state: &Path) -> Result<()> {
+    let directory = socket_directory(state);
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(directory)
+        .create(&directory)
         .map_err(|err| Error::io(format!("make directory {}", directory.display()), err))
 }
 

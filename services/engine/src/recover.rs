@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gantry_core::containers::{CONTAINERS, Container};
-use gantry_core::db::blocking;
+use gantry_core::db::{Durability, blocking};
 use gantry_core::tasks::{Process, Status};
 use gantry_core::{Context, Namespace, Result};
 
 use crate::Engine;
-use crate::files::attach_socket;
+use crate::files::socket_directory;
 use crate::model::{Meta, Phase, State};
 
 /// SIGKILL.
@@ -33,9 +33,9 @@ impl Engine {
             let ctx = Context::new(Namespace::new(namespace)?);
             self.recover_namespace(&ctx).await?;
         }
-        let sockets = attach_socket(&self.parts.config.state, "x");
+        let sockets = socket_directory(&self.parts.config.state);
         blocking(move || {
-            sweep_sockets(sockets.parent().unwrap_or(Path::new("")));
+            sweep_sockets(&sockets);
             Ok(())
         })
         .await
@@ -100,7 +100,8 @@ impl Engine {
         };
         tracing::info!(id, name = meta.name, "the container runs");
         live.watched(state);
-        self.watch(ctx, &container, &meta, &live, false);
+        self.record(ctx, id, &live, Durability::Buffered).await;
+        self.watch(ctx, &container, &meta, &live);
     }
 
     /// There is no task.
@@ -115,7 +116,7 @@ impl Engine {
             Phase::Running | Phase::Paused => {
                 tracing::info!(id, name = meta.name, "the container ended meanwhile");
                 live.watched(meta.state.clone());
-                self.watch(ctx, &container, &meta, &live, false);
+                self.watch(ctx, &container, &meta, &live);
                 // Its exit is known, or known to be lost: this does not take long.
                 live.wait_settled().await;
             }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use gantry_core::attach::LogUri;
 use gantry_core::containers::Container;
-use gantry_core::db::{Durability, blocking};
+use gantry_core::db::Durability;
 use gantry_core::images::ProgressSink;
 use gantry_core::tasks::{CreateTask, ExecFailure, Stdio, exec_failure};
 use gantry_core::{Context, Error, Mount, Result, Timestamp};
 
 use crate::attach::Attached;
-use crate::files::{attach_socket, make_socket_directory};
+use crate::files::attach_socket;
 use crate::live::Live;
 use crate::make::Made;
 use crate::model::{Meta, Phase, State};
@@ -142,7 +142,6 @@ impl Engine {
             attach: socket.display().to_string(),
             stdin: meta.settings.open_stdin,
         };
-        blocking(move || make_socket_directory(&socket)).await?;
         let task = CreateTask {
             container_id: container.id.clone(),
             rootfs: start.mounts.clone(),
@@ -180,7 +179,12 @@ impl Engine {
             started_at: Timestamp::now(),
             ..State::default()
         });
-        self.watch(ctx, container, meta, live, start.transient);
+        if !start.transient {
+            // Before anybody is told that it runs: its end is then looked for
+            // even by a daemon that comes after this one.
+            self.record(ctx, &container.id, live, Durability::Buffered).await;
+        }
+        self.watch(ctx, container, meta, live);
         Ok((pid, attached))
     }
 

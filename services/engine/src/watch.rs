@@ -39,16 +39,13 @@ fn end_at(meta: &Meta, exit: Exit) -> impl FnOnce(&mut State) + use<> {
 }
 
 impl Engine {
-    /// Watches a container whose process has been started. That it runs is
-    /// written down, unless it is transient: then its record tells nobody
-    /// anything, and whatever is found of it at a start-up goes.
+    /// Watches a container whose process has been started.
     pub(crate) fn watch(
         self: &Arc<Self>,
         ctx: &Context,
         container: &Container,
         meta: &Meta,
         live: &Arc<Live>,
-        transient: bool,
     ) {
         let engine = Arc::clone(self);
         let ctx = Context { lease: None, ..ctx.clone() };
@@ -56,7 +53,7 @@ impl Engine {
         let container = Container { spec: None, ..container.clone() };
         let (meta, live) = (meta.clone(), Arc::clone(live));
         tokio::spawn(async move {
-            engine.watch_to_the_end(&ctx, container, meta, live, transient).await;
+            engine.watch_to_the_end(&ctx, container, meta, live).await;
         });
     }
 
@@ -66,12 +63,8 @@ impl Engine {
         container: Container,
         meta: Meta,
         live: Arc<Live>,
-        transient: bool,
     ) {
         let id = container.id.as_str();
-        if !transient {
-            self.record(ctx, id, &live, Durability::Buffered).await;
-        }
         let exit = self.exit_of(ctx, id).await;
         live.ended(end_at(&meta, exit));
         let busy = live.busy.lock().await;
