@@ -162,7 +162,13 @@ impl Meta {
                 name: container.id.clone(),
                 image: container.image.clone(),
                 labels: container.labels.clone(),
-                state: State { phase: Phase::Created, ..State::default() },
+                settings: Settings { command: arguments(container), ..Settings::default() },
+                // Its task does not say when it was started; clients do that at once.
+                state: State {
+                    phase: Phase::Created,
+                    started_at: container.created_at,
+                    ..State::default()
+                },
                 foreign: true,
                 ..Self::default()
             }),
@@ -182,6 +188,22 @@ impl Meta {
     }
 }
 
+/// What a specification runs; nothing when it can't be read.
+fn arguments(container: &Container) -> Vec<String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Process {
+        args: Vec<String>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Spec {
+        process: Process,
+    }
+    let spec = container.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
+    serde_json::from_slice::<Spec>(spec).unwrap_or_default().process.args
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,10 +211,16 @@ mod tests {
     #[test]
     fn the_extension_survives_the_record() {
         let meta = Meta { name: "web".into(), ..Meta::default() };
-        let mut container = Container { id: "c1".into(), ..Container::default() };
+        let spec = br#"{"process":{"args":["sh","-c"],"cwd":"/"},"root":{}}"#;
+        let mut container = Container {
+            id: "c1".into(),
+            spec: Some(Any::spec(spec.to_vec())),
+            ..Container::default()
+        };
         let foreign = Meta::of(&container).unwrap();
         assert!(foreign.foreign);
         assert_eq!(foreign.name, "c1");
+        assert_eq!(foreign.settings.command, ["sh", "-c"]);
         meta.store(&mut container).unwrap();
         assert_eq!(Meta::of(&container).unwrap(), meta);
     }
