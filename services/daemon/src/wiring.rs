@@ -89,6 +89,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
             root: config.root.clone(),
             state: config.state.clone(),
             cgroup_parent: config.containers.cgroup_parent.clone(),
+            log_max_size: config.containers.log_max_size,
+            log_max_files: config.containers.log_max_files,
             version: VERSION.into(),
             revision: option_env!("GANTRY_REVISION").unwrap_or_default().into(),
             ..EngineConfig::default()

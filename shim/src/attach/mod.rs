@@ -2,7 +2,7 @@
 //! clients, takes their input, and tells them the exit status.
 //!
 //! A client that reads slower than the process writes holds the process back
-//! once [`QUEUE`] bytes wait for it; nothing is ever dropped for it.
+//! once `QUEUE` bytes wait for it; nothing is ever dropped for it.
 
 pub mod frame;
 
