@@ -66,6 +66,26 @@ pub(crate) fn own(command: &mut Command) -> Option<Owned> {
     Some(Owned(child))
 }
 
+/// Has a process killed when this one ends, for what no test owns.
+pub(crate) fn end_with_us(pid: u32) {
+    static PIDS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+    static ONCE: Once = Once::new();
+    extern "C" fn at_exit() {
+        for pid in PIDS.lock().map(|pids| pids.clone()).unwrap_or_default() {
+            let _ = nix::sys::signal::kill(
+                Pid::from_raw(pid as i32),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
+    PIDS.lock().expect("no panic while held").push(pid);
+    // SAFETY: the handler is a function of the C ABI that lives as long as
+    // the program, and does not unwind.
+    ONCE.call_once(|| unsafe {
+        libc::atexit(at_exit);
+    });
+}
+
 /// Starts a command that the test waits for itself.
 pub fn start(command: &mut Command) -> Owned {
     own(command).unwrap_or_else(|| panic!("{command:?} does not start"))

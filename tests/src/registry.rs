@@ -14,7 +14,7 @@ use crate::{image, run_within, wait_for};
 pub struct Registry {
     port: u16,
     dir: TempDir,
-    _child: Owned,
+    child: Owned,
 }
 
 impl Registry {
@@ -48,7 +48,7 @@ impl Registry {
             Ok(Some(_)) => Some(false),
             _ => get(port, "/v2/").map(|_| true),
         });
-        ready.then_some(Self { port, dir, _child: child })
+        ready.then_some(Self { port, dir, child })
     }
 
     /// The registry that all tests of this process share, with `busybox` and
@@ -57,6 +57,8 @@ impl Registry {
         static SHARED: OnceLock<Registry> = OnceLock::new();
         SHARED.get_or_init(|| {
             let registry = Registry::start();
+            // Statics are not dropped.
+            crate::processes::end_with_us(registry.child.id());
             registry.push("busybox", "busybox:latest");
             registry.push("debian", "debian:latest");
             registry

@@ -38,7 +38,7 @@ pub type Visit<'a> = &'a mut dyn FnMut(&str, &[u8]) -> Result<ControlFlow<()>>;
 pub const GLOBAL: &str = "";
 
 /// Reads of committed rows and transactions over them. All methods block for
-/// as long as the disk takes; [`write`] and [`read`] run them off the
+/// as long as the disk takes; [`fn@write`] and [`blocking`] run them off the
 /// asynchronous threads. Table names, namespaces and keys hold no NUL.
 pub trait Database: Send + Sync {
     /// One row.
@@ -229,7 +229,7 @@ where
     blocking(move || write_blocking(&*db, durability, &mut body)).await
 }
 
-/// [`write`] for callers that may block.
+/// [`fn@write`] for callers that may block.
 ///
 /// # Errors
 /// As [`Database::transact`].

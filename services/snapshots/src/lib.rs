@@ -12,7 +12,7 @@
 //! and goes after it, so whatever instant a crash picks, it leaves at most a
 //! directory without a record, which the next [`open`] sweeps away.
 //!
-//! A new snapshotter is a file with a [`Backend`] and an arm in [`open`].
+//! A new snapshotter is a file with a `Backend` and an arm in [`open`].
 #![forbid(unsafe_code)]
 
 mod backend;
