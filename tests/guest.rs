@@ -89,21 +89,6 @@ mod v2 {
         let dir = group(&daemon, "lim");
         assert_eq!(read(&dir, "memory.max"), "67108864");
         assert_eq!(read(&dir, "cpu.max"), "50000 100000");
-        let inside =
-            ctr(&["tasks", "exec", "--exec-id", "e", "lim", "cat", "/sys/fs/cgroup/memory.max"])
-                .ok();
-        assert_eq!(inside.text(), "67108864", "the container sees its own cgroup");
-        let write = ctr(&[
-            "tasks",
-            "exec",
-            "--exec-id",
-            "w",
-            "lim",
-            "sh",
-            "-c",
-            "echo max > /sys/fs/cgroup/memory.max",
-        ]);
-        assert_ne!(write.code, 0, "the container must not raise its own limit");
         let metrics = ctr(&["tasks", "metrics", "--format", "json", "lim"]).ok();
         let metrics: serde_json::Value = serde_json::from_str(&metrics.stdout).expect("JSON");
         assert_eq!(metrics["memory"]["usage_limit"], 67_108_864, "{metrics}");
@@ -184,15 +169,20 @@ mod v2 {
         let image = daemon.busybox();
         daemon.gantry(&["run", "--rm", "--network", "none", &image, "sh", "-c", "exit 3"]).exits(3);
         daemon
-            .gantry(&["run", "-d", "--network", "none", "--name", "x", &image, "sleep", "600"])
+            .gantry(&["run", "-d", "--network", "none", "--name", "xx", &image, "sleep", "600"])
             .ok();
-        let cgroup = daemon.gantry(&["exec", "x", "cat", "/proc/self/cgroup"]).ok();
+        let cgroup = daemon.gantry(&["exec", "xx", "cat", "/proc/self/cgroup"]).ok();
         assert_eq!(cgroup.text(), "0::/", "an exec'd process is in the container's cgroup");
-        let seccomp = daemon.gantry(&["exec", "x", "grep", "Seccomp:", "/proc/self/status"]).ok();
+        let seccomp = daemon.gantry(&["exec", "xx", "grep", "Seccomp:", "/proc/self/status"]).ok();
         assert!(seccomp.text().ends_with('2'));
-        daemon.gantry(&["kill", "x"]).ok();
-        assert_eq!(daemon.gantry(&["wait", "x"]).ok().text(), "137");
-        daemon.gantry(&["rm", "x"]).ok();
+        let own = daemon.gantry(&["exec", "xx", "cat", "/sys/fs/cgroup/memory.max"]).ok();
+        assert_eq!(own.text(), "max", "the container sees its own cgroup");
+        let raise = "echo 1 > /sys/fs/cgroup/pids.max; mount -o remount,rw /sys/fs/cgroup && echo 2 > /sys/fs/cgroup/pids.max";
+        let raised = daemon.gantry(&["exec", "xx", "sh", "-c", raise]);
+        assert_ne!(raised.code, 0, "the container must not change its own limits: {raised:?}");
+        daemon.gantry(&["kill", "xx"]).ok();
+        assert_eq!(daemon.gantry(&["wait", "xx"]).ok().text(), "137");
+        daemon.gantry(&["rm", "xx"]).ok();
         daemon.assert_nothing_left();
     }
 }
