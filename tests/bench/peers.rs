@@ -86,6 +86,13 @@ pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
             report.note(format!("{runtime} is not installed"));
         }
     }
+    peers.retain(|peer| {
+        let probe = run_within(&mut peer.run(), Duration::from_secs(60));
+        if probe.code != 0 {
+            report.note(format!("{} does not run here: {}", peer.name(), probe.stderr.trim()));
+        }
+        probe.code == 0
+    });
     peers
 }
 
@@ -212,9 +219,20 @@ impl Peer {
         let unique = unique();
         let mut command = self.client();
         match self {
-            Peer::Gantry(_, image) | Peer::Docker(_, image) | Peer::Podman(_, image) => {
+            Peer::Gantry(_, image) | Peer::Docker(_, image) => {
                 command.args(["run", "--rm", "--network", "none", image, "true"])
             }
+            // Its own limit of open files may be above what this machine allows.
+            Peer::Podman(_, image) => command.args([
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--ulimit",
+                "host",
+                image,
+                "true",
+            ]),
             Peer::Containerd(_, image) => command.args(["run", "--rm", image, &unique, "true"]),
             Peer::Runtime(_, bundle) => command.arg("run").arg("--bundle").arg(bundle).arg(unique),
         };

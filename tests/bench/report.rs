@@ -28,7 +28,10 @@ impl Report {
     /// Adds a row; values in any order.
     pub(crate) fn add(&mut self, what: &str, who: &str, mut values: Vec<f64>, unit: &'static str) {
         values.sort_by(f64::total_cmp);
-        self.rows.push(Row { what: what.into(), who: who.into(), values, unit });
+        let row = Row { what: what.into(), who: who.into(), values, unit };
+        // Rows of one kind stand together, in the order of their coming.
+        let last = self.rows.iter().rposition(|r| r.what == what);
+        self.rows.insert(last.map_or(self.rows.len(), |at| at + 1), row);
     }
 
     /// Something that the reader must know, such as a peer that is missing.
