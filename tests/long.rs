@@ -27,7 +27,7 @@ fn a_thousand_runs_leave_nothing_behind() {
     }
     check(&daemon, files);
     for _ in 0..32 {
-        let script = "for i in $(seq 32); do \"$0\" \"$@\" & done; for i in $(seq 32); do wait -n || exit 1; done";
+        let script = "for i in $(seq 32); do \"$0\" \"$@\" & pids=\"$pids $!\"; done; for p in $pids; do wait $p || exit 1; done";
         let mut command = std::process::Command::new("bash");
         command.args(["-c", script]).arg(gantry_tests::paths::program("gantry")).args(args);
         command.env("GANTRY_ADDRESS", daemon.address());
