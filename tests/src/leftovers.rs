@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -145,11 +144,4 @@ pub fn active_snapshots(daemon: &Daemon, namespace: &str) -> Vec<String> {
     let listing = run(&mut daemon.ctr_command(&["-n", namespace, "snapshots", "ls"])).ok();
     let active = listing.stdout.lines().skip(1).filter(|l| !l.contains("Committed"));
     active.map(str::to_owned).collect()
-}
-
-/// Unused by most tests: a process' kernel-side state, for messages.
-pub fn describe(pid: u32) -> String {
-    let mut command = Command::new("ps");
-    command.args(["-o", "pid,ppid,stat,wchan:20,args", "-p", &pid.to_string()]);
-    run(&mut command).stdout
 }

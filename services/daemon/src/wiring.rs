@@ -1,7 +1,7 @@
 //! Which implementation stands behind each trait.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -219,5 +219,5 @@ fn private_directory(dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
     };
-    make().with_context(|| format!("make directory {}", PathBuf::from(dir).display()))
+    make().with_context(|| format!("make directory {}", dir.display()))
 }
