@@ -88,7 +88,9 @@ fn a_killed_shim_is_noticed_and_cleaned_up_after() {
     assert_eq!(daemon.gantry(&["wait", "victim"]).ok().text(), "137");
     let ps = daemon.gantry(&["ps", "-a"]).ok();
     assert!(ps.stdout.contains("Exited (137)"), "{}", ps.stdout);
-    assert!(!Path::new(&format!("/proc/{first}")).exists(), "its process has ended");
+    wait_for("the end of its process", || {
+        (!Path::new(&format!("/proc/{first}")).exists()).then_some(())
+    });
     assert_eq!(daemon.gantry(&["exec", "bystander", "echo", "fine"]).ok().stdout, "fine\n");
     daemon.gantry(&["start", "victim"]).ok();
     assert_eq!(daemon.gantry(&["exec", "victim", "echo", "again"]).ok().stdout, "again\n");
@@ -128,7 +130,9 @@ fn a_shim_killed_while_the_daemon_is_away_is_cleaned_up_after() {
         (!daemon.gantry(&["ps", "-a"]).ok().stdout.contains("vanishing")).then_some(())
     });
     for pid in pids {
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        wait_for("the end of its process", || {
+            (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        });
     }
     daemon.gantry(&["rm", "victim"]).ok();
     daemon.assert_nothing_left();

@@ -18,7 +18,7 @@ const SHARED: [&str; 6] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = PathBuf::from("..");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut files = Vec::new();
     for folder in FOLDERS {

@@ -28,7 +28,7 @@ const MORE_FOLDERS: [&str; 3] = ["google/rpc", "io/containerd/cgroups", "runtime
 const TASK_V2: &str = "containerd.task.v2";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = PathBuf::from("..");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut files = Vec::new();
     for folder in FOLDERS.iter().chain(&MORE_FOLDERS) {

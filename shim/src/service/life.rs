@@ -20,6 +20,9 @@ use crate::runtime::{self, ExecSpec};
 /// How long Delete lets a client take the last output.
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
+/// How long an init that failed to start may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
 /// What Delete tells.
 #[derive(Debug)]
 pub(super) struct Deleted {
@@ -38,7 +41,7 @@ impl Service {
     /// It was started before, has ended, or cannot be started.
     pub(super) async fn start(self: &Rc<Self>, id: &str, exec_id: &str) -> Result<i32, Error> {
         let (container, process) = self.process(id, exec_id)?;
-        let _order = process.order.lock().await;
+        let order = process.order.lock().await;
         if process.exit().is_some() {
             return Err(error::precondition("cannot start a stopped process"));
         }
@@ -46,7 +49,12 @@ impl Service {
             return Err(error::precondition("cannot start a running process"));
         }
         if process.is_init() {
-            self.start_init(&container, &process).await?;
+            if let Err(e) = self.start_init(&container, &process).await {
+                // Who is told of the failure may delete it at once: it has ended by then.
+                drop(order);
+                let _ = tokio::time::timeout(LAST_BREATH, process.wait()).await;
+                return Err(e);
+            }
         } else {
             let pending = process.take_pending();
             let pending =
