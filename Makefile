@@ -59,7 +59,7 @@ test: setup-test build check ## every test
 
 .PHONY: test-long
 test-long: setup-guest build ## the long sweeps: a thousand runs, power loss
-	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long::
+	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power::
 
 .PHONY: test-v2
 test-v2: setup-guest build ## containers on cgroup v2, in an emulated guest
