@@ -144,7 +144,7 @@ impl Engine {
         };
         let task = CreateTask {
             container_id: container.id.clone(),
-            rootfs: start.mounts.clone(),
+            rootfs: rootfs(start),
             stdio: Stdio { stdout: uri.format(), terminal: meta.settings.tty, ..Stdio::default() },
             container: Some(Box::new(container.clone())),
             ..CreateTask::default()
@@ -252,6 +252,21 @@ impl NotRun {
         tracing::debug!(error = %source, "a command could not be run");
         Error::new(kind, self.text)
     }
+}
+
+/// The mounts of a container's root. What one that goes with its end has
+/// written is nobody's: its overlay need not bring it to the disk.
+fn rootfs(start: &Start<'_>) -> Vec<Mount> {
+    let mut mounts = start.mounts.clone();
+    if start.meta.settings.auto_remove {
+        let writable = |m: &&mut Mount| {
+            m.kind == "overlay" && m.options.iter().any(|o| o.starts_with("upperdir="))
+        };
+        for mount in mounts.iter_mut().filter(writable) {
+            mount.options.push("volatile".to_owned());
+        }
+    }
+    mounts
 }
 
 /// Hands progress to a session's caller. Progress that the caller does not

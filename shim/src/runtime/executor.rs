@@ -24,6 +24,10 @@ pub(crate) const STEP_SECCOMP: i32 = 1;
 pub(crate) enum MountWork {
     /// Put detached mounts on a directory: the first on it, the others on directories in the first.
     Attach { at: CString, base: OwnedFd, below: Vec<(CString, OwnedFd)>, attributes: u64 },
+    /// Make what lies at a place, if anything does, read-only.
+    ReadOnly { at: CString },
+    /// Hide what lies at a place, if anything does.
+    Mask { at: CString },
     /// Set the propagation of the mount at a place.
     Propagation { at: CString, kind: u64, recursive: bool },
 }
@@ -96,9 +100,11 @@ impl MountWork {
     fn name(&self) -> String {
         let (what, at) = match self {
             Self::Attach { at, .. } => ("mount", at),
+            Self::ReadOnly { at } => ("make read-only", at),
+            Self::Mask { at } => ("mask", at),
             Self::Propagation { at, .. } => ("set the propagation of", at),
         };
-        format!("{what} /{}", at.to_string_lossy())
+        format!("{what} /{}", at.to_string_lossy().trim_start_matches('/'))
     }
 
     fn run(&self) -> io::Result<()> {
@@ -115,6 +121,24 @@ impl MountWork {
                     sys::MountChange { set: *attributes, recursive: true, ..Default::default() };
                 sys::set_mount(base.as_fd(), &change)
             }
+            Self::ReadOnly { at } => {
+                let Some(place) = there(open(at))? else { return Ok(()) };
+                let mount = sys::clone_mount(place.as_fd(), c"", true)?;
+                let change = sys::MountChange { set: sys::ATTR_RDONLY, ..Default::default() };
+                sys::set_mount(mount.as_fd(), &change)?;
+                sys::attach(mount.as_fd(), place.as_fd())
+            }
+            Self::Mask { at } => {
+                let Some(place) = there(open(at))? else { return Ok(()) };
+                let place = std::fs::File::from(place);
+                let cover = if place.metadata()?.is_dir() {
+                    let options = [("source", "tmpfs"), ("uid", "0"), ("gid", "0")];
+                    sys::new_mount(c"tmpfs", &options, sys::ATTR_RDONLY)?
+                } else {
+                    sys::clone_mount(null_device(&root)?.as_fd(), c"", false)?
+                };
+                sys::attach(cover.as_fd(), place.as_fd())
+            }
             Self::Propagation { at, kind, recursive } => {
                 let change = sys::MountChange {
                     propagation: *kind,
@@ -125,6 +149,27 @@ impl MountWork {
             }
         }
     }
+}
+
+/// Nothing, where nothing is.
+fn there(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// /dev/null, after a look that it is: what it covers must not become readable
+/// as something else.
+fn null_device(root: &OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let opened = sys::openat2(root.as_fd(), c"dev/null", libc::O_PATH, 0, sys::NO_LINKS)?;
+    let file = std::fs::File::from(opened);
+    let meta = file.metadata()?;
+    if meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3) {
+        return Ok(file.into());
+    }
+    Err(io::Error::other("/dev/null is not the null device"))
 }
 
 impl Inner {

@@ -6,7 +6,7 @@ use super::mounts::{self, CgroupView};
 use super::seccomp::{self, Filter};
 use super::types::{Error, RootfsMount};
 use super::worker::Answer;
-use super::{faults, spec, sys, users};
+use super::{apifs, faults, spec, sys, users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
@@ -64,10 +64,12 @@ impl Work<'_> {
         process.set_terminal(Some(self.streams.is_none()));
         spec.set_process(Some(process));
         join_foreign(&mut spec)?;
-        let work = mounts::prepare(&mut spec, view, handle.as_fd(), &self.state().join("stage"))?;
+        let mut work =
+            mounts::prepare(&mut spec, view, handle.as_fd(), &self.state().join("stage"))?;
         drop(handle);
         let filter = self.filter(&spec)?;
         let loopback = has_new_network(&spec);
+        work.extend(apifs::mount(&mut spec, &root)?);
         let adapted = spec::for_libcontainer(spec, &root)?;
         self.show_config(&adapted.config)?;
         cwd?;
@@ -321,19 +323,22 @@ fn join_foreign(spec: &mut Spec) -> Result<(), Error> {
         let Some(path) = all.iter().find(|n| n.typ() == kind).and_then(|n| n.path().clone()) else {
             continue;
         };
-        std::fs::File::open(&path)
-            .and_then(|f| sys::setns(f.as_fd(), flag))
-            .map_err(|e| Error::io(format!("join the {kind} namespace {}", path.display()), e))?;
+        join(&path, kind, flag)?;
         all.retain(|n| n.typ() != kind);
     }
     Ok(())
 }
 
+/// Enters the namespace that a file stands for.
+pub(crate) fn join(path: &Path, kind: LinuxNamespaceType, flag: i32) -> Result<(), Error> {
+    std::fs::File::open(path)
+        .and_then(|f| sys::setns(f.as_fd(), flag))
+        .map_err(|e| Error::io(format!("join the {kind} namespace {}", path.display()), e))
+}
+
 fn join_user_namespace(init: i32) -> Result<(), Error> {
-    let path = format!("/proc/{init}/ns/user");
-    std::fs::File::open(&path)
-        .and_then(|f| sys::setns(f.as_fd(), libc::CLONE_NEWUSER))
-        .map_err(|e| Error::io(format!("join the user namespace {path}"), e))
+    let path = PathBuf::from(format!("/proc/{init}/ns/user"));
+    join(&path, LinuxNamespaceType::User, libc::CLONE_NEWUSER)
 }
 
 /// Brings `lo` up in the new network namespace of the process.

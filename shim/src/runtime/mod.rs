@@ -15,10 +15,12 @@
 //! | `worker` | forks the throw-away process and carries its answer back |
 //! | `launch` | what the worker does: create and exec |
 //! | `executor` | what runs last in the container's process: seccomp, execve |
+//! | `apifs` | /dev, /sys and the like, masked and read-only paths, where they are plain |
 //! | `mounts` | root filesystem, idmapped mounts, copy-up, propagation, the view of cgroups |
 //! | `cgroup` | v1, hybrid and v2: limits, devices, freezing, killing, readings |
 //! | `record` | `shim.json`, from which a dead shim's container is torn down |
 
+mod apifs;
 pub mod cgroup;
 mod executor;
 mod faults;
@@ -171,6 +173,8 @@ impl Runtime {
             poststart: spec_for_hooks.map(|spec| (poststart, spec)),
             shares_pids,
             errors: Mutex::new(Some(errors)),
+            mounts: Mutex::new(sys::mount_namespace(answer.pid).ok()),
+            volatile: rootfs.iter().any(|m| m.options.iter().any(|o| o == "volatile")),
         };
         let state = ContainerState {
             id: record.id.clone(),

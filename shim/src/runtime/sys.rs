@@ -17,6 +17,8 @@ pub(crate) const ATTR_RDONLY: u64 = 0x1;
 pub(crate) const ATTR_NOSUID: u64 = 0x2;
 pub(crate) const ATTR_NODEV: u64 = 0x4;
 pub(crate) const ATTR_NOEXEC: u64 = 0x8;
+pub(crate) const ATTR_NOATIME: u64 = 0x10;
+pub(crate) const ATTR_STRICTATIME: u64 = 0x20;
 const ATTR_IDMAP: u64 = 0x0010_0000;
 
 const AT_RECURSIVE: libc::c_uint = 0x8000;
@@ -170,6 +172,11 @@ pub(crate) fn detach(at: &Path) -> io::Result<()> {
     // SAFETY: the path ends with NUL.
     check(unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into())
         .map(drop)
+}
+
+/// Opens the mount namespace of a process.
+pub(crate) fn mount_namespace(pid: i32) -> io::Result<OwnedFd> {
+    std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map(OwnedFd::from)
 }
 
 /// unshare(2).

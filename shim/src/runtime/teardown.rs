@@ -8,6 +8,23 @@ use super::record::Record;
 use super::worker::{self, Answer, Job};
 use super::{CREATE_LIMIT, Cleaned, ContainerState, Error, Runtime, spec};
 use std::path::Path;
+use std::time::Duration;
+
+/// By then a shim with one container has ended, and the mounts with it.
+const HELD: Duration = Duration::from_millis(200);
+
+/// Lets go of the container's mounts. Unless the root filesystem is given up as
+/// well, its users may mount it again next, so it is unmounted when this returns.
+fn release_mounts(c: &ContainerState) {
+    // A poisoned lock holds what it held: nothing in it can be half-changed.
+    let held = c.inner.mounts.lock().unwrap_or_else(|e| e.into_inner()).take();
+    if c.inner.volatile {
+        tokio::spawn(async move {
+            tokio::time::sleep(HELD).await;
+            drop(held);
+        });
+    }
+}
 
 impl Runtime {
     /// Removes what is left of a container whose init has exited: processes
@@ -17,6 +34,7 @@ impl Runtime {
         if record.as_ref().is_some_and(Record::alive) {
             return Err(Error::State(format!("container {} still runs; stop it first", c.id)));
         }
+        release_mounts(&c);
         let group = &c.inner.group;
         if !self.host.remove(group) {
             self.host.signal_all(group, libc::SIGKILL)?;

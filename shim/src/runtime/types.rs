@@ -180,6 +180,12 @@ pub(crate) struct Inner {
     /// Read end of init's error pipe, until start has taken it. The lock is
     /// only there to make taking it possible through a shared reference.
     pub(crate) errors: Mutex<Option<OwnedFd>>,
+    /// Init's mount namespace, held open so that its end, which may wait for a
+    /// disk, does not hold back the news of init's exit. Behind a lock as above.
+    pub(crate) mounts: Mutex<Option<OwnedFd>>,
+    /// Whether nobody needs the root filesystem once the container is deleted:
+    /// its overlay is volatile, what was written is not kept.
+    pub(crate) volatile: bool,
 }
 
 /// What [`Runtime::cleanup`](super::Runtime::cleanup) found.

@@ -1,0 +1,220 @@
+//! The kernel's own filesystems (/dev, /dev/pts, /dev/shm, /dev/mqueue, /sys)
+//! and the masked and read-only paths in them.
+//!
+//! libcontainer makes each such mount by name, with a hundred system calls of
+//! path checks. Here they are made by descriptor, with the same result: what
+//! needs no pid namespace by the worker, before libcontainer binds the root
+//! filesystem, and the paths by the executor. Whatever is not plain stays with
+//! libcontainer.
+
+use super::executor::MountWork;
+use super::mounts::root_handle;
+use super::types::Error;
+use super::{launch, spec, sys};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Namespaces whose filesystems are mounted here: the worker enters them
+/// instead of libcontainer, which lets its children inherit them.
+const NAMESPACES: [(LinuxNamespaceType, i32); 2] = [
+    (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
+    (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
+];
+
+/// Words that are attributes of a mount.
+const ATTRIBUTES: [(&str, u64); 8] = [
+    ("ro", sys::ATTR_RDONLY),
+    ("nosuid", sys::ATTR_NOSUID),
+    ("nodev", sys::ATTR_NODEV),
+    ("noexec", sys::ATTR_NOEXEC),
+    ("noatime", sys::ATTR_NOATIME),
+    ("strictatime", sys::ATTR_STRICTATIME),
+    ("relatime", 0),
+    ("rw", 0),
+];
+
+/// Takes the plain mounts and paths out of the spec: mounts the former below
+/// `root`, and gives the executor's part.
+///
+/// # Errors
+/// A namespace can't be entered, or a filesystem can't be mounted.
+pub(crate) fn mount(spec: &mut Spec, root: &Path) -> Result<Vec<MountWork>, Error> {
+    if !applies(spec) {
+        return Ok(Vec::new());
+    }
+    enter_namespaces(spec)?;
+    let mut left: Vec<PathBuf> = Vec::new();
+    let mut taken = Vec::new();
+    if let Some(mounts) = spec.mounts_mut() {
+        mounts.retain(|m| {
+            let apart = left.iter().all(|l| !overlap(l, m.destination()));
+            match plain(m).filter(|_| apart) {
+                Some(mount) => taken.push((m.destination().clone(), mount)),
+                None => left.push(m.destination().clone()),
+            }
+            left.last() == Some(m.destination())
+        });
+    }
+    let root = root_handle(root)?;
+    for (at, mount) in taken {
+        mount.make(root.as_fd(), &at).map_err(|e| {
+            Error::io(format!("mount {} on {}", mount.kind.to_string_lossy(), at.display()), e)
+        })?;
+    }
+    Ok(paths(spec))
+}
+
+/// With hooks or a user namespace the order of things is
+/// visible from outside: libcontainer keeps to it.
+fn applies(spec: &Spec) -> bool {
+    let Some(linux) = spec.linux() else { return false };
+    let none = |empty: Option<bool>| empty.unwrap_or(true);
+    spec.hooks().is_none()
+        && none(linux.net_devices().as_ref().map(|d| d.is_empty()))
+        && linux
+            .rootfs_propagation()
+            .as_deref()
+            .is_none_or(|p| p.is_empty() || p.ends_with("private"))
+        && !spec::has_userns(spec)
+}
+
+/// Prefixes of the kernel parameters that belong to each of [`NAMESPACES`].
+const PARAMETERS: [&[&str]; 2] =
+    [&["net."], &["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]];
+
+fn enter_namespaces(spec: &mut Spec) -> Result<(), Error> {
+    let Some(linux) = spec.linux_mut() else { return Ok(()) };
+    for ((kind, flag), prefixes) in NAMESPACES.into_iter().zip(PARAMETERS) {
+        let Some(all) = linux.namespaces_mut() else { return Ok(()) };
+        let Some(i) = all.iter().position(|n| n.typ() == kind) else { continue };
+        match all.remove(i).path() {
+            None => {
+                sys::unshare(flag).map_err(|e| Error::io(format!("make a {kind} namespace"), e))?;
+            }
+            Some(path) => launch::join(path, kind, flag)?,
+        }
+        if let Some(parameters) = linux.sysctl_mut() {
+            set_parameters(parameters, prefixes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets those of a namespace that this process is in, and takes them out.
+fn set_parameters(all: &mut HashMap<String, String>, prefixes: &[&str]) -> Result<(), Error> {
+    for (name, value) in all.extract_if(|name, _| prefixes.iter().any(|p| name.starts_with(p))) {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        std::fs::write(&path, &value)
+            .map_err(|e| Error::io(format!("set the kernel parameter {name} to {value:?}"), e))?;
+    }
+    Ok(())
+}
+
+fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+/// A mount that needs nothing but a filesystem.
+struct Plain {
+    kind: &'static std::ffi::CStr,
+    options: Vec<(String, String)>,
+    attributes: u64,
+}
+
+fn plain(m: &Mount) -> Option<Plain> {
+    let kind = match (m.typ().as_deref()?, m.destination().to_str()?) {
+        ("tmpfs", "/dev" | "/dev/shm") => c"tmpfs",
+        ("devpts", "/dev/pts") => c"devpts",
+        ("mqueue", "/dev/mqueue") => c"mqueue",
+        ("sysfs", "/sys") => c"sysfs",
+        _ => return None,
+    };
+    let source = m.source().as_ref().map_or(kind.to_str().ok(), |s| s.to_str())?;
+    let mut options = vec![("source".to_owned(), source.to_owned())];
+    let mut attributes = 0;
+    for option in m.options().iter().flatten() {
+        if let Some((_, attribute)) = ATTRIBUTES.iter().find(|a| a.0 == option) {
+            attributes |= attribute;
+        } else if let Some((key, value)) = option.split_once('=') {
+            options.push((key.to_owned(), value.to_owned()));
+        } else if option == "newinstance" && kind == c"devpts" {
+            // Every instance is, today.
+        } else {
+            return None;
+        }
+    }
+    // Things are made below; and a mode that is not given is that of the place.
+    let tmpfs = kind == c"tmpfs";
+    let writable = attributes & sys::ATTR_RDONLY == 0;
+    let moded = options.iter().any(|(key, _)| key == "mode");
+    (!tmpfs || (writable && moded)).then_some(Plain { kind, options, attributes })
+}
+
+impl Plain {
+    fn make(&self, root: BorrowedFd<'_>, at: &Path) -> std::io::Result<()> {
+        let place = sys::mkdir_all_in(root, at)?;
+        let options: Vec<_> = self.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let mount: OwnedFd = sys::new_mount(self.kind, &options, self.attributes)?;
+        sys::attach(mount.as_fd(), place.as_fd())
+    }
+}
+
+/// Takes the masked and read-only paths in /proc and /sys out of the spec.
+fn paths(spec: &mut Spec) -> Vec<MountWork> {
+    let Some(linux) = spec.linux_mut() else { return Vec::new() };
+    let mut work = Vec::new();
+    let mut take = |paths: &mut Option<Vec<String>>, make: fn(std::ffi::CString) -> MountWork| {
+        let Some(paths) = paths else { return };
+        paths.retain(|path| {
+            let ours = path.starts_with("/proc/") || path.starts_with("/sys/");
+            match sys::cstr(path).ok().filter(|_| ours) {
+                Some(path) => work.push(make(path)),
+                None => return true,
+            }
+            false
+        });
+    };
+    take(linux.readonly_paths_mut(), |at| MountWork::ReadOnly { at });
+    take(linux.masked_paths_mut(), |at| MountWork::Mask { at });
+    work
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, at: &str, options: &[&str]) -> Mount {
+        let mut m = Mount::default();
+        m.set_typ(Some(kind.into()))
+            .set_destination(at.into())
+            .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+        m
+    }
+
+    #[test]
+    fn only_plain_mounts_are_taken() {
+        let dev = plain(&mount("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755"])).unwrap();
+        assert_eq!(dev.attributes, sys::ATTR_NOSUID | sys::ATTR_STRICTATIME);
+        assert_eq!(dev.options[1], ("mode".to_owned(), "755".to_owned()));
+        assert!(plain(&mount("sysfs", "/sys", &["ro", "noexec"])).is_some());
+        for other in [
+            mount("tmpfs", "/dev", &["ro", "mode=755"]),
+            mount("tmpfs", "/dev", &[]),
+            mount("tmpfs", "/run", &["mode=755"]),
+            mount("tmpfs", "/dev/shm", &["mode=1777", "tmpcopyup"]),
+            mount("bind", "/sys", &["rbind"]),
+            mount("proc", "/proc", &[]),
+        ] {
+            assert!(plain(&other).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn overlapping_places_keep_their_order() {
+        assert!(overlap(Path::new("/dev"), Path::new("/dev/shm")));
+        assert!(overlap(Path::new("/sys/fs"), Path::new("/sys")));
+        assert!(!overlap(Path::new("/dev"), Path::new("/device")));
+    }
+}
