@@ -374,6 +374,54 @@ pub(crate) fn read_only_root_and_sysctl() {
     );
 }
 
+pub(crate) fn mounts_keep_their_order() {
+    let mut lab = Lab::new();
+    let mine = lab.path("mine");
+    fs::create_dir(&mine).expect("a directory");
+    fs::write(mine.join("mark"), "mine").expect("a file");
+    let script =
+        "cat /dev/shm/mark; ls /dev/null /dev/pts/ptmx /dev/mqueue -d; ls -A /sys/firmware";
+    let told = "mine/dev/mqueue\n/dev/null\n/dev/pts/ptmx\n";
+    // Over one of the kernel's own filesystems, and below one that is not plain.
+    let over = |s: &mut Value| add_mount(s, bind(&mine, "/dev/shm", &["rbind"]));
+    assert_eq!(lab.sh(over, script).out, told);
+    let below = |s: &mut Value| {
+        s["mounts"][1]["options"] = json!(["nosuid"]);
+        add_mount(s, bind(&mine, "/dev/shm", &["rbind"]));
+    };
+    assert_eq!(lab.sh(below, script).out, told);
+    // What the spec mounts first lies below.
+    let under = |s: &mut Value| {
+        let mounts = s["mounts"].as_array_mut().expect("mounts");
+        mounts.insert(0, bind(&mine, "/dev/shm", &["rbind"]));
+    };
+    let done = lab.sh(under, "ls -A /dev/shm; ls -d /dev/null");
+    assert_eq!(done.out, "/dev/null\n");
+}
+
+pub(crate) fn masks_hold_for_every_user() {
+    for uid in [0, 1000] {
+        let mut lab = Lab::new();
+        let change = |s: &mut Value| {
+            s["process"]["user"] = json!({"uid": uid, "gid": uid});
+            s["linux"]["sysctl"] = json!({"fs.mqueue.msg_max": "7", "kernel.domainname": "out"});
+        };
+        let script = "wc -c < /proc/keys; ls -A /sys/firmware; echo 1 > /proc/sys/kernel/panic; \
+            mount | grep -c ' /proc/sys .*(ro,'; cat /proc/sys/fs/mqueue/msg_max \
+            /proc/sys/kernel/domainname; touch /dev/shm/x && umount /proc/keys || echo held";
+        let done = lab.sh(change, script);
+        let (first, rest) = done.out.split_once('\n').expect("lines");
+        assert_eq!(first, "0", "{}", done.out);
+        assert!(
+            rest.ends_with(
+                "\n1\n7\nout\numount: can't unmount /proc/keys: Operation not permitted\nheld\n"
+            ),
+            "{}",
+            done.out
+        );
+    }
+}
+
 pub(crate) fn refusals_change_nothing() {
     let lab = Lab::new();
     let cases: [(&str, Value, &str); 8] = [

@@ -45,7 +45,8 @@ const CASES: &[Case] = cases![
         gap_10_no_shell_fallback_and_default_path, gap_11_cwd_is_made_and_mount_errors_name_the_mount,
         gap_12_bind_propagation, gap_13_copy_up_and_idmapped_mounts, gap_14_loopback_is_up_and_home_is_set,
         gap_15_exec_gets_the_containers_rlimits, gap_16_kill_keeps_running_and_state_is_replaced_whole,
-        users_by_name, hooks_run, terminal, read_only_root_and_sysctl, refusals_change_nothing,
+        users_by_name, hooks_run, terminal, read_only_root_and_sysctl,
+        mounts_keep_their_order, masks_hold_for_every_user, refusals_change_nothing,
         cleanup_after_a_killed_shim,
     },
     limits::{
