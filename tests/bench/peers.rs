@@ -1,11 +1,12 @@
-//! The engines that are measured, each with root and state of its own.
+//! The engines that are measured, each with root and state of its own: the
+//! state on a tmpfs, as /run is.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gantry_tests::{Daemon, Options, Registry, image, run_within, wait_for};
+use gantry_tests::{Daemon, Options, Registry, image, in_memory, run_within, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,13 +18,14 @@ pub(crate) enum Peer {
     Containerd(Server, String),
     Docker(Server, String),
     Podman(TempDir, String),
-    /// A low-level runtime with its bundle: `runc` or `crun`.
-    Runtime(&'static str, PathBuf),
+    /// A low-level runtime, `runc` or `crun`, with its bundle and its state.
+    Runtime(&'static str, PathBuf, PathBuf),
 }
 
 /// A server that is ended when dropped.
 pub(crate) struct Server {
     dir: TempDir,
+    _state: TempDir,
     child: Child,
 }
 
@@ -44,10 +46,10 @@ fn tempdir(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&format!("gantry-bench-{name}-")).tempdir().expect("tempdir")
 }
 
-fn spawn(command: &mut Command, dir: TempDir) -> Server {
+fn spawn(command: &mut Command, dir: TempDir, state: TempDir) -> Server {
     let log = fs::File::create(dir.path().join("log")).expect("log");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("share")).stderr(log);
-    Server { child: command.spawn().expect("the server starts"), dir }
+    Server { child: command.spawn().expect("the server starts"), dir, _state: state }
 }
 
 fn ok(command: &mut Command) -> String {
@@ -57,9 +59,10 @@ fn ok(command: &mut Command) -> String {
 /// Starts what is installed and gives each the image.
 pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
     let busybox = registry.reference("busybox:latest");
-    let gantry = Daemon::with(Options::default());
+    let gantry = Daemon::with(Options { in_service: true, ..Options::default() });
     gantry.gantry(&["pull", "-q", &busybox]).ok();
     let bundle = bundle(&gantry, &busybox);
+    let runtimes = gantry.state().with_file_name("runtimes");
     let mut peers = vec![Peer::Gantry(Box::new(gantry), busybox.clone())];
     if installed("containerd") && installed("ctr") {
         peers.push(containerd(&busybox));
@@ -81,7 +84,7 @@ pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
     }
     for runtime in ["runc", "crun"] {
         if installed(runtime) {
-            peers.push(Peer::Runtime(runtime, bundle.clone()));
+            peers.push(Peer::Runtime(runtime, bundle.clone(), runtimes.join(runtime)));
         } else {
             report.note(format!("{runtime} is not installed"));
         }
@@ -97,18 +100,18 @@ pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
 }
 
 fn containerd(busybox: &str) -> Peer {
-    let dir = tempdir("containerd");
+    let (dir, state) = (tempdir("containerd"), in_memory("containerd"));
     let path = |name: &str| dir.path().join(name).display().to_string();
     let config = format!(
         "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = \"{}\"\n",
         path("root"),
-        path("state"),
+        state.path().display(),
         path("c.sock")
     );
     fs::write(dir.path().join("config.toml"), config).expect("write");
     let mut command = Command::new("containerd");
     command.arg("--config").arg(dir.path().join("config.toml"));
-    let peer = Peer::Containerd(spawn(&mut command, dir), busybox.into());
+    let peer = Peer::Containerd(spawn(&mut command, dir, state), busybox.into());
     wait_for("containerd", || {
         run_within(peer.client().arg("version"), Duration::from_secs(5)).code.eq(&0).then_some(())
     });
@@ -117,14 +120,14 @@ fn containerd(busybox: &str) -> Peer {
 }
 
 fn docker(busybox: &str) -> Peer {
-    let dir = tempdir("docker");
+    let (dir, state) = (tempdir("docker"), in_memory("docker"));
     let path = |name: &str| dir.path().join(name).display().to_string();
     let mut command = Command::new("dockerd");
     command.args([
         "--data-root",
         &path("root"),
         "--exec-root",
-        &path("exec"),
+        &state.path().display().to_string(),
         "--pidfile",
         &path("pid"),
     ]);
@@ -138,7 +141,7 @@ fn docker(busybox: &str) -> Peer {
         "--ip-forward=false",
         "--ip-masq=false",
     ]);
-    let peer = Peer::Docker(spawn(&mut command, dir), busybox.into());
+    let peer = Peer::Docker(spawn(&mut command, dir, state), busybox.into());
     wait_for("dockerd", || {
         run_within(peer.client().arg("version"), Duration::from_secs(5)).code.eq(&0).then_some(())
     });
@@ -177,7 +180,7 @@ impl Peer {
             Peer::Containerd(..) => "containerd + ctr",
             Peer::Docker(..) => "docker",
             Peer::Podman(..) => "podman",
-            Peer::Runtime("runc", _) => "runc run (bare)",
+            Peer::Runtime("runc", ..) => "runc run (bare)",
             Peer::Runtime(..) => "crun run (bare)",
         }
     }
@@ -210,7 +213,11 @@ impl Peer {
                 command
             }
             Peer::Podman(..) => self.podman(),
-            Peer::Runtime(runtime, _) => Command::new(runtime),
+            Peer::Runtime(runtime, _, state) => {
+                let mut command = Command::new(runtime);
+                command.arg("--root").arg(state);
+                command
+            }
         }
     }
 
@@ -234,7 +241,9 @@ impl Peer {
                 "true",
             ]),
             Peer::Containerd(_, image) => command.args(["run", "--rm", image, &unique, "true"]),
-            Peer::Runtime(_, bundle) => command.arg("run").arg("--bundle").arg(bundle).arg(unique),
+            Peer::Runtime(_, bundle, _) => {
+                command.arg("run").arg("--bundle").arg(bundle).arg(unique)
+            }
         };
         command
     }

@@ -19,16 +19,27 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Root directory in place of one below the test's own directory.
     pub root: Option<PathBuf>,
+    /// As in service, for measurements: its log at the default level, its state
+    /// on a tmpfs, as /run is.
+    pub in_service: bool,
 }
 
 /// A daemon of the test's own. Dropping it ends its containers and itself and removes
 /// its files.
 pub struct Daemon {
     dir: TempDir,
+    /// The state, when it lies elsewhere.
+    memory: Option<TempDir>,
     root: PathBuf,
     name: String,
     options: Options,
     child: Option<Owned>,
+}
+
+/// A directory on a tmpfs.
+pub fn in_memory(name: &str) -> TempDir {
+    let prefix = format!("{name}-");
+    tempfile::Builder::new().prefix(&prefix).tempdir_in("/dev/shm").expect("tempdir")
 }
 
 impl Daemon {
@@ -44,7 +55,8 @@ impl Daemon {
         let name = format!("gt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir().expect("tempdir");
         let root = options.root.clone().unwrap_or_else(|| dir.path().join("root"));
-        let mut daemon = Self { dir, root, name, options, child: None };
+        let memory = options.in_service.then(|| in_memory(&name));
+        let mut daemon = Self { dir, memory, root, name, options, child: None };
         let config = format!(
             "[containers]\ncgroup_parent = \"/{}\"\n{}\n",
             daemon.name, daemon.options.config
@@ -59,7 +71,10 @@ impl Daemon {
         let mut command = Command::new(paths::program("gantryd"));
         command.arg("--config").arg(self.config());
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
-        command.arg("--address").arg(self.address()).args(["--log-level", "debug"]);
+        command.arg("--address").arg(self.address());
+        if !self.options.in_service {
+            command.args(["--log-level", "debug"]);
+        }
         command.envs(self.options.env.iter().map(|(k, v)| (k, v)));
         command
     }
@@ -121,7 +136,7 @@ impl Daemon {
 
     /// Its state directory.
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.memory.as_ref().unwrap_or(&self.dir).path().join("state")
     }
 
     /// A directory for the test's own files, gone with the daemon.

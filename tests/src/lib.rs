@@ -14,7 +14,7 @@ mod registry;
 mod terminal;
 
 pub use command::{Output, run, run_within, wait_for};
-pub use daemon::{Daemon, Options};
+pub use daemon::{Daemon, Options, in_memory};
 pub use guest::Guest;
 pub use images::image;
 pub use processes::{Owned, adopt_orphans, start};

@@ -1,3 +1,4 @@
+use gantry_core::architecture;
 use gantry_grpc::gantry::engine::v1 as api;
 
 use crate::cli::Context;
@@ -47,16 +48,6 @@ fn section(title: &str, lines: &[(&str, &str)]) -> String {
         text.push_str(&format!(" {:<13}{value}\n", format!("{name}:")));
     }
     text
-}
-
-/// This machine's architecture in the words of image platforms.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,24 @@ pub struct Platform {
     pub os_version: Option<String>,
 }
 
+/// The name in Go, and so in platforms, of one of Rust's architectures.
+pub fn go_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// This machine's architecture in the words of platforms.
+pub fn architecture() -> &'static str {
+    go_arch(std::env::consts::ARCH)
+}
+
 /// Media types of images.
 pub mod media_type {
     /// Docker schema 2 manifest.

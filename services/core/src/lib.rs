@@ -30,7 +30,7 @@ mod timestamp;
 
 pub use any::Any;
 pub use context::Context;
-pub use descriptor::{Descriptor, Platform, media_type};
+pub use descriptor::{Descriptor, Platform, architecture, go_arch, media_type};
 pub use diff::{Applied, Applier, NeedsParent};
 pub use digest::{Algorithm, Digest, Hasher, chain_id};
 pub use error::{Error, Kind, Result};

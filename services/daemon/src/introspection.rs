@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use gantry_core::architecture;
 use gantry_core::filter::{Filterable, Filters};
 use gantry_grpc::containerd::services::introspection::v1 as api;
 use gantry_grpc::containerd::services::version::v1 as version;
@@ -61,16 +62,6 @@ impl Introspection {
 
 fn platform() -> Platform {
     Platform { os: "linux".into(), architecture: architecture().into(), ..Platform::default() }
-}
-
-/// This machine's architecture as images name it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    }
 }
 
 fn to_plugin(part: &Part) -> api::Plugin {

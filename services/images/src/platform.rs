@@ -7,18 +7,11 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// The platform of this machine.
 pub fn host() -> Platform {
-    let (architecture, variant) = match std::env::consts::ARCH {
-        "x86_64" => ("amd64", None),
-        "x86" => ("386", None),
-        "aarch64" => ("arm64", None),
-        "arm" => ("arm", Some("v7")),
-        "powerpc64" => (if cfg!(target_endian = "little") { "ppc64le" } else { "ppc64" }, None),
-        other => (other, None),
-    };
+    let architecture = gantry_core::architecture();
     Platform {
         architecture: architecture.to_owned(),
         os: "linux".to_owned(),
-        variant: variant.map(str::to_owned),
+        variant: (architecture == "arm").then(|| "v7".to_owned()),
         os_version: None,
     }
 }

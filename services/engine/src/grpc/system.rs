@@ -5,13 +5,6 @@ use tonic::{Request, Response};
 
 use super::{Answer, System, context_of};
 
-/// Go's name of this architecture, as Docker tells it.
-const ARCH: &str = match std::env::consts::ARCH.as_bytes() {
-    b"x86_64" => "amd64",
-    b"aarch64" => "arm64",
-    _ => std::env::consts::ARCH,
-};
-
 #[tonic::async_trait]
 impl Service for System {
     async fn version(
@@ -24,7 +17,7 @@ impl Service for System {
             revision: version.revision,
             api_version: version.api_version,
             os: "linux".to_owned(),
-            arch: ARCH.to_owned(),
+            arch: gantry_core::architecture().to_owned(),
             kernel: version.kernel,
         }))
     }

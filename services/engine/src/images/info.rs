@@ -71,11 +71,7 @@ impl Engine {
         if document.manifests.is_empty() || media_type::is_manifest(&target.media_type) {
             return Ok(document);
         }
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
+        let arch = gantry_core::architecture();
         let fits = |d: &Descriptor| {
             d.platform.as_ref().is_some_and(|p| p.architecture == arch && p.os == "linux")
         };

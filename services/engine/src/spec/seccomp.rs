@@ -95,20 +95,9 @@ pub(crate) struct SyscallArg {
     op: String,
 }
 
-/// Go's name of an architecture, in which rules are written.
-fn go_arch(arch: &str) -> &str {
-    match arch {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        "loongarch64" => "loong64",
-        other => other,
-    }
-}
-
 impl Rule {
     fn holds(&self, host: Host<'_>) -> bool {
-        let arch = go_arch(host.arch);
+        let arch = gantry_core::go_arch(host.arch);
         let has = |cap: &String| host.capabilities.contains(&cap.as_str());
         let is = |list: &[String]| list.iter().any(|a| a == arch);
         self.caps.iter().all(has)
