@@ -410,3 +410,17 @@ fn version_info_and_a_missing_daemon() {
     assert!(absent.stderr.contains("Is it running"), "{}", absent.stderr);
     daemon.gantry(&["run", "busybox"]).exits(125);
 }
+
+#[test]
+fn a_daemon_without_work_gives_its_program_back_to_the_page_cache() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    daemon.gantry(&["run", "--rm", "--network", "none", &image, "true"]).ok();
+    wait_for("pages of files to be given back", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("RssFile:"))?;
+        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+        (kib < 10 << 10).then_some(())
+    });
+    daemon.gantry(&["run", "--rm", "--network", "none", &image, "true"]).ok();
+}

@@ -83,6 +83,8 @@ fn start(args: Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_keep_alive(std::time::Duration::from_secs(2))
+        // Whatever happens, some worker wakes up for it.
+        .on_thread_unpark(memory::forgetter().context("start the forgetter")?)
         .enable_all()
         .build()
         .context("start the asynchronous runtime")?;

@@ -64,7 +64,6 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
     let mut serving = tokio::spawn(serving);
     tracing::info!(address = %address.display(), root = %config.root.display(), "serving");
     notify.send("READY=1");
-    crate::memory::forget_start();
 
     tokio::select! {
         () = stop.wait() => {}
