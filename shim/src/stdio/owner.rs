@@ -27,7 +27,18 @@ impl Owner {
         if let Some(log) = self.log().as_mut() {
             log.push(stream, bytes);
         }
-        self.flush().await;
+        if let Err(e) = self.try_flush() {
+            // Whoever looks on sees it all the same, and why nothing follows.
+            self.show(stream, bytes).await;
+            let text = format!("the log cannot be written, the container's output waits: {e}");
+            self.show(Stream::Stderr, format!("gantry: {text}\r\n").as_bytes()).await;
+            self.report.warn(&text);
+            return self.flush().await;
+        }
+        self.show(stream, bytes).await;
+    }
+
+    async fn show(&self, stream: Stream, bytes: &[u8]) {
         if let Some(attach) = &self.attach {
             attach.broadcast(stream, bytes).await;
         }
@@ -38,7 +49,10 @@ impl Owner {
         if let Some(log) = self.log().as_mut() {
             log.end(stream);
         }
-        self.flush().await;
+        if let Err(e) = self.try_flush() {
+            self.report.warn(&format!("the log cannot be written, its end waits: {e}"));
+            self.flush().await;
+        }
     }
 
     /// Tells attached clients the exit status.
@@ -51,27 +65,14 @@ impl Owner {
     /// Writes what is pending, however long the disk is full: meanwhile the
     /// process's pipe fills up and the process waits.
     async fn flush(&self) {
-        let mut warned = false;
-        loop {
-            let flushed = match self.log().as_mut() {
-                Some(log) => log.flush(),
-                None => Ok(()),
-            };
-            match flushed {
-                Ok(()) => break,
-                Err(e) if !warned => {
-                    self.report.warn(&format!(
-                        "the log cannot be written, the container's output waits: {e}"
-                    ));
-                    warned = true;
-                }
-                Err(_) => {}
-            }
+        while self.try_flush().is_err() {
             tokio::time::sleep(super::DISK_FULL_PAUSE).await;
         }
-        if warned {
-            self.report.warn("the log is written again");
-        }
+        self.report.warn("the log is written again");
+    }
+
+    fn try_flush(&self) -> std::io::Result<()> {
+        self.log().as_mut().map_or(Ok(()), log::Driver::flush)
     }
 
     fn log(&self) -> std::sync::MutexGuard<'_, Option<log::Driver>> {
