@@ -206,6 +206,9 @@ impl Inner {
     /// The files to try: the program itself when it is a path, else one in each directory of PATH.
     fn candidates(&self, program: &CString) -> Vec<CString> {
         let bytes = program.as_bytes();
+        if bytes.is_empty() {
+            return Vec::new();
+        }
         if bytes.contains(&b'/') {
             return vec![program.clone()];
         }

@@ -37,6 +37,9 @@ pub(crate) struct Work<'a> {
     pub(crate) keyring: bool,
 }
 
+/// What processes begin with, whatever the daemon runs with.
+pub(crate) const UMASK: u32 = 0o022;
+
 type Outcome = Result<(Answer, Option<OwnedFd>), Error>;
 
 impl Work<'_> {
@@ -46,6 +49,7 @@ impl Work<'_> {
 
     /// Creates the container.
     pub(crate) fn create(self, mut spec: Spec, rootfs: &[RootfsMount], no_pivot: bool) -> Outcome {
+        sys::umask(UMASK);
         self.host.join(self.group, self.born)?;
         let view = CgroupView::take(&spec, self.host, self.group)?;
         let shared = propagates(&spec);
@@ -97,6 +101,7 @@ impl Work<'_> {
 
     /// Executes a process in the container whose init has the pid `init`.
     pub(crate) fn exec(self, mut process: Process, init: i32) -> Outcome {
+        sys::umask(UMASK);
         let spec = spec::load(self.bundle)?;
         inherit(&mut process, &spec);
         spec::check_process(&process)?;
@@ -127,6 +132,8 @@ impl Work<'_> {
             // libcontainer joins every namespace of the container but this one.
             join_user_namespace(init)?;
         }
+        // libcontainer names a socket by it: a fork of the shim has the shim's state.
+        fastrand::seed(u64::from(std::process::id()));
         let builder = self.builder(run, console.as_ref())?;
         let built = faults::explained(|| {
             builder.as_tenant().with_detach(true).as_sibling(true).with_process(Some(&file)).build()
@@ -152,12 +159,16 @@ impl Work<'_> {
 
     /// libcontainer reads the bundle's config.json: in this mount namespace it is the adapted one.
     fn show_config(&self, config: &[u8]) -> Result<(), Error> {
-        let path = self.state().join("config.json");
+        // A file of this worker's own: others may be at work in the same container.
+        let path = self.state().join(format!("config-{}.json", std::process::id()));
         std::fs::write(&path, config)
             .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
         let (from, over) = (path.to_string_lossy(), self.bundle.join("config.json"));
-        sys::mount(&from, &over, "", libc::MS_BIND, "")
-            .map_err(|e| Error::io(format!("cover {} with the adapted one", over.display()), e))
+        let shown = sys::mount(&from, &over, "", libc::MS_BIND, "")
+            .map_err(|e| Error::io(format!("cover {} with the adapted one", over.display()), e));
+        // The mount keeps it.
+        let _ = std::fs::remove_file(&path);
+        shown
     }
 
     fn process_file(&self, process: &Process) -> Result<PathBuf, Error> {

@@ -245,6 +245,10 @@ pub(crate) fn prepare(
             }
             continue;
         }
+        if m.source().is_none() {
+            // A name only, which libcontainer insists on.
+            m.set_source(m.typ().as_ref().map(PathBuf::from));
+        }
         let options = m.options().clone().unwrap_or_default();
         let bind = options.iter().any(|o| o == "bind" || o == "rbind")
             || m.typ().as_deref() == Some("bind");

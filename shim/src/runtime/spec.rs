@@ -7,6 +7,7 @@
 use super::cgroup::devices::{self, Rule};
 use super::cgroup::limits::{self, Step};
 use super::cgroup::{Group, Host};
+use super::launch::UMASK;
 use super::seccomp;
 use super::types::{Error, Options};
 use oci_spec::runtime::{
@@ -97,6 +98,12 @@ pub(crate) fn check_process(process: &Process) -> Result<(), Error> {
     let nul = |texts: &Option<Vec<String>>| texts.iter().flatten().any(|t| t.contains('\0'));
     if nul(process.args()) || nul(process.env()) {
         return Err(Error::Invalid("process.args and process.env must not hold NUL bytes".into()));
+    }
+    let user = process.user();
+    let more = user.additional_gids().iter().flatten();
+    if more.chain([&user.uid(), &user.gid()]).any(|id| *id == u32::MAX) {
+        // For setresuid and its like this number means: leave as it is.
+        return Err(Error::Invalid(format!("process.user: {} is not an id", u32::MAX)));
     }
     if !process.cwd().is_absolute() {
         return Err(Error::Invalid(format!(
@@ -331,6 +338,9 @@ pub(crate) fn adapt_process(process: &mut Process, admin: bool) {
         process.set_no_new_privileges(None);
     }
     process.set_oom_score_adj(None).set_selinux_label(None);
+    if process.user().umask().is_none() {
+        process.user_mut().set_umask(Some(UMASK));
+    }
     if process.apparmor_profile().as_deref() == Some("") {
         process.set_apparmor_profile(None);
     }

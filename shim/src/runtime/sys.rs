@@ -174,6 +174,12 @@ pub(crate) fn detach(at: &Path) -> io::Result<()> {
         .map(drop)
 }
 
+/// Sets the mask of this process for the modes of new files.
+pub(crate) fn umask(mask: u32) {
+    // SAFETY: takes an integer and can't fail.
+    unsafe { libc::umask(mask) };
+}
+
 /// Opens the mount namespace of a process.
 pub(crate) fn mount_namespace(pid: i32) -> io::Result<OwnedFd> {
     std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map(OwnedFd::from)

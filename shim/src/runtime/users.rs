@@ -31,6 +31,24 @@ fn read(root: BorrowedFd<'_>, path: &str) -> String {
     String::from_utf8_lossy(&open().unwrap_or_default()).into_owned()
 }
 
+/// Ids above this are refused: the last of them stands for "leave as it is".
+const MAX_ID: u32 = i32::MAX as u32;
+
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id <= MAX_ID)
+}
+
+/// An id given as a number, or nothing for what is none.
+fn number(text: &str) -> Result<Option<u32>, Error> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match id(text) {
+        None => Err(Error::Invalid(format!("uids and gids must be in range 0-{MAX_ID}"))),
+        some => Ok(some),
+    }
+}
+
 /// One line of /etc/passwd.
 struct Account {
     name: String,
@@ -42,7 +60,7 @@ struct Account {
 fn accounts(text: &str) -> impl Iterator<Item = Account> + '_ {
     text.lines().filter_map(|line| {
         let f: Vec<&str> = line.split(':').collect();
-        let (name, uid, gid) = (f.first()?, f.get(2)?.parse().ok()?, f.get(3)?.parse().ok()?);
+        let (name, uid, gid) = (f.first()?, id(f.get(2)?)?, id(f.get(3)?)?);
         Some(Account {
             name: (*name).to_owned(),
             uid,
@@ -56,7 +74,7 @@ fn accounts(text: &str) -> impl Iterator<Item = Account> + '_ {
 fn groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     text.lines().filter_map(|line| {
         let mut f = line.split(':');
-        let (name, gid) = (f.next()?, f.nth(1)?.parse().ok()?);
+        let (name, gid) = (f.next()?, id(f.nth(1)?)?);
         Some((name, gid, f.next().unwrap_or("")))
     })
 }
@@ -117,9 +135,9 @@ fn by_name(
         Some((name, group)) => (name, Some(group)),
         None => (named, None),
     };
-    let number = name.parse::<u32>().ok();
-    let account = accounts(passwd).find(|a| a.name == name || number == Some(a.uid));
-    let uid = match (&account, number) {
+    let given = number(name)?;
+    let account = accounts(passwd).find(|a| a.name == name || given == Some(a.uid));
+    let uid = match (&account, given) {
         (Some(a), _) => a.uid,
         (None, Some(uid)) => uid,
         (None, None) if name.is_empty() => process.user().uid(),
@@ -132,14 +150,13 @@ fn by_name(
     let text = read(root, "etc/group");
     let gid = match group.filter(|g| !g.is_empty()) {
         Some(group) => {
-            match groups(&text).find(|g| g.0 == group).map(|g| g.1).or_else(|| group.parse().ok()) {
-                Some(gid) => gid,
-                None => {
-                    return Err(Error::Invalid(format!(
-                        "unable to find group {group}: no matching entries in group file"
-                    )));
-                }
-            }
+            let named = groups(&text).find(|g| g.0 == group).map(|g| g.1);
+            let given = if named.is_none() { number(group)? } else { None };
+            named.or(given).ok_or_else(|| {
+                Error::Invalid(format!(
+                    "unable to find group {group}: no matching entries in group file"
+                ))
+            })?
         }
         None => account.as_ref().map_or(process.user().gid(), |a| a.gid),
     };
@@ -148,6 +165,8 @@ fn by_name(
         let member = |m: &str| m.split(',').any(|m| m == a.name);
         more.extend(groups(&text).filter(|g| member(g.2)).map(|g| g.1));
     }
+    // Without it here, a set-group-ID program could drop out of its own group.
+    more.push(gid);
     more.sort_unstable();
     more.dedup();
     let user = process.user_mut();
@@ -192,11 +211,11 @@ mod tests {
 
     #[test]
     fn names_numbers_and_groups() {
-        assert_eq!(solve("web").ok(), Some((33, 44, vec![50], "/srv".into())));
-        assert_eq!(solve("33").ok(), Some((33, 44, vec![50], "/srv".into())));
-        assert_eq!(solve("web:logs").ok(), Some((33, 50, vec![], "/srv".into())));
-        assert_eq!(solve("1234:7").ok(), Some((1234, 7, vec![], "/".into())));
-        assert_eq!(solve("1234").ok(), Some((1234, 0, vec![], "/".into())));
+        assert_eq!(solve("web").ok(), Some((33, 44, vec![44, 50], "/srv".into())));
+        assert_eq!(solve("33").ok(), Some((33, 44, vec![44, 50], "/srv".into())));
+        assert_eq!(solve("web:logs").ok(), Some((33, 50, vec![50], "/srv".into())));
+        assert_eq!(solve("1234:7").ok(), Some((1234, 7, vec![7], "/".into())));
+        assert_eq!(solve("1234").ok(), Some((1234, 0, vec![0], "/".into())));
     }
 
     #[test]
@@ -210,5 +229,8 @@ mod tests {
             text(solve("web:none")),
             "unable to find group none: no matching entries in group file"
         );
+        for far in ["4294967295", "2147483648", "99999999999", "0:4294967295"] {
+            assert_eq!(text(solve(far)), "uids and gids must be in range 0-2147483647");
+        }
     }
 }

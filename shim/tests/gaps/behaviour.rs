@@ -287,9 +287,9 @@ pub(crate) fn users_by_name() {
     let named =
         |name: &'static str| move |s: &mut Value| s["process"]["user"]["username"] = name.into();
     let ids = "id -u; id -g; grep Groups /proc/self/status";
-    assert_eq!(lab.sh(named("web"), ids).out, "33\n44\nGroups:\t50 \n");
-    assert_eq!(lab.sh(named("web:logs"), ids).out, "33\n50\nGroups:\t \n");
-    assert_eq!(lab.sh(named("77:88"), ids).out, "77\n88\nGroups:\t \n");
+    assert_eq!(lab.sh(named("web"), ids).out, "33\n44\nGroups:\t44 50 \n");
+    assert_eq!(lab.sh(named("web:logs"), ids).out, "33\n50\nGroups:\t50 \n");
+    assert_eq!(lab.sh(named("77:88"), ids).out, "77\n88\nGroups:\t88 \n");
     let mut s = spec(&["true"]);
     named("nobody")(&mut s);
     let e = lab.create(&s).map(drop).expect_err("an unknown user");
@@ -420,6 +420,41 @@ pub(crate) fn masks_hold_for_every_user() {
             done.out
         );
     }
+}
+
+pub(crate) fn umask_is_the_usual_one() {
+    let mut lab = Lab::new();
+    // SAFETY: takes an integer and can't fail; this process is the case's own.
+    unsafe { libc::umask(0o077) };
+    let mut s = spec(&["sh", "-c", "umask; stat -c %a / /new /new/cwd; sleep 600"]);
+    s["process"]["cwd"] = "/new/cwd".into();
+    s["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let mut live = lab.start(&s);
+    assert_eq!(live.exec("umask").out, "0022\n");
+    let mut own = spec(&["sh", "-c", "umask"])["process"].take();
+    own["user"] = json!({"uid": 0, "gid": 0, "umask": 0o77});
+    assert_eq!(live.try_exec(&own).expect("exec").out, "0077\n");
+    live.kill();
+    let mut s = spec(&["sh", "-c", "umask; stat -c %a /new /new/cwd"]);
+    s["process"]["cwd"] = "/new/cwd".into();
+    assert_eq!(lab.run(&s).out, "0022\n755\n755\n");
+}
+
+pub(crate) fn execs_at_once() {
+    let mut lab = Lab::new();
+    let mut live = lab.start(&spec(&["sleep", "600"]));
+    let process = process(&["true"]);
+    for _ in 0..10 {
+        assert_eq!(live.four_at_once(&process), [0; 4]);
+    }
+    live.kill();
+}
+
+pub(crate) fn tmpfs_needs_no_source() {
+    let mut lab = Lab::new();
+    let mount = json!({"destination": "/mnt", "type": "tmpfs", "options": ["size=1m"]});
+    let done = lab.sh(|s| add_mount(s, mount), "grep -c ' /mnt tmpfs' /proc/mounts");
+    assert_eq!(done.out, "1\n");
 }
 
 pub(crate) fn refusals_change_nothing() {

@@ -38,7 +38,7 @@ const CASES: &[Case] = cases![
         gap_07_selinux_label_is_refused, gap_19_v2_device_rules, masked_argument_of_seccomp_is_a_mask,
         setuid_binaries_work, ambient_capabilities_reach_the_program, no_tracing_before_execve,
         no_descriptor_leaks, linked_dev_is_refused, masked_path_may_be_a_link, user_namespace_with_exec,
-        joined_namespaces,
+        joined_namespaces, no_id_means_leave_as_it_is,
     },
     behaviour::{
         gap_08_no_new_privileges_false_with_seccomp, gap_09_missing_and_unexecutable_programs,
@@ -46,7 +46,8 @@ const CASES: &[Case] = cases![
         gap_12_bind_propagation, gap_13_copy_up_and_idmapped_mounts, gap_14_loopback_is_up_and_home_is_set,
         gap_15_exec_gets_the_containers_rlimits, gap_16_kill_keeps_running_and_state_is_replaced_whole,
         users_by_name, hooks_run, terminal, read_only_root_and_sysctl,
-        mounts_keep_their_order, masks_hold_for_every_user, refusals_change_nothing,
+        mounts_keep_their_order, masks_hold_for_every_user, umask_is_the_usual_one,
+        execs_at_once, tmpfs_needs_no_source, refusals_change_nothing,
         cleanup_after_a_killed_shim,
     },
     limits::{

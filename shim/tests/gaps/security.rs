@@ -383,3 +383,27 @@ pub(crate) fn joined_namespaces() {
     assert_eq!(CAPABILITIES.len(), 14);
     live.kill();
 }
+
+pub(crate) fn no_id_means_leave_as_it_is() {
+    let lab = Lab::new();
+    for user in [
+        json!({"uid": u32::MAX, "gid": 0}),
+        json!({"uid": 0, "gid": u32::MAX}),
+        json!({"uid": 0, "gid": 0, "additionalGids": [u32::MAX]}),
+        json!({"uid": 0, "gid": 0, "username": "4294967295"}),
+    ] {
+        let mut s = spec(&["id"]);
+        s["process"]["user"] = user.clone();
+        let e = lab.create(&s).map(drop).expect_err("a process without an id");
+        assert!(matches!(e, Error::Invalid(_)), "{user}: {e}");
+        assert_eq!(lab.leftovers(), Vec::<String>::new());
+    }
+    // Nor does an entry of the image's own.
+    fs::create_dir_all(lab.path("upper/etc")).expect("a directory");
+    fs::write(lab.path("upper/etc/passwd"), "evil:x:4294967295:4294967295::/:/bin/sh\n")
+        .expect("a file");
+    let mut s = spec(&["id"]);
+    s["process"]["user"] = json!({"uid": 0, "gid": 0, "username": "evil"});
+    let e = lab.create(&s).map(drop).expect_err("a user without an id");
+    assert!(e.to_string().contains("unable to find user evil"), "{e}");
+}
