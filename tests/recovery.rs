@@ -2,9 +2,10 @@
 //! nothing is left over.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use gantry_tests::{Daemon, Registry, leftovers, wait_for};
+use gantry_tests::{Daemon, Registry, leftovers, run, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -149,6 +150,30 @@ fn a_graceful_stop_leaves_containers_running() {
     daemon.restart();
     assert_eq!(pid(&daemon, "on"), before);
     assert_eq!(daemon.gantry(&["exec", "on", "echo", "x"]).ok().stdout, "x\n");
+    daemon.gantry(&["rm", "-f", "on"]).ok();
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_with_another_root_leaves_the_containers_alone() {
+    let mut daemon = Daemon::start();
+    let image = daemon.busybox();
+    daemon.gantry(&["run", "-d", "--network", "none", "--name", "on", &image, "sleep", "600"]).ok();
+    let before = pid(&daemon, "on");
+    let other = |daemon: &Daemon| {
+        let mut command = Command::new(gantry_tests::paths::program("gantryd"));
+        command.arg("--root").arg(daemon.scratch().join("other"));
+        command.arg("--state").arg(daemon.state());
+        command.arg("--address").arg(daemon.scratch().join("other.sock"));
+        run(&mut command).exits(1).stderr
+    };
+    let said = other(&daemon);
+    assert!(said.contains("is in use by another gantryd"), "{said}");
+    daemon.stop();
+    let said = other(&daemon);
+    assert!(said.contains("belongs to the daemon with root"), "{said}");
+    daemon.restart();
+    assert_eq!(pid(&daemon, "on"), before);
     daemon.gantry(&["rm", "-f", "on"]).ok();
     daemon.assert_nothing_left();
 }

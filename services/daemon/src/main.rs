@@ -8,6 +8,7 @@ mod memory;
 mod notify;
 mod serve;
 mod socket;
+mod state;
 mod wiring;
 
 use std::path::PathBuf;

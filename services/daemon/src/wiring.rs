@@ -27,6 +27,7 @@ use gantry_tasks::{TaskConfig, TaskManager};
 use crate::Environment;
 use crate::config::Config;
 use crate::introspection::{Part, VERSION};
+use crate::state::StateDirectory;
 
 /// Facts of this installation.
 const INSTALLATION: Table<String> = Table::new("installation");
@@ -46,6 +47,8 @@ pub(crate) struct Services {
     pub(crate) applier: Arc<dyn Applier>,
     pub(crate) tasks: Arc<TaskManager>,
     pub(crate) engine: Arc<Engine>,
+    /// Last, so that it is held as long as anything else here is.
+    _state: StateDirectory,
 }
 
 /// Opens the store and puts the services together.
@@ -53,6 +56,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     for dir in [&config.root, &config.state] {
         private_directory(dir)?;
     }
+    // Before anything looks at the bundles of what may be somebody else's.
+    let state = StateDirectory::claim(&config.state, &config.root)?;
     let metadata = config.root.join("metadata");
     let database: Arc<dyn Database> =
         Arc::new(db::blocking(move || RocksDatabase::open(metadata)).await?);
@@ -116,6 +121,7 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         applier,
         tasks,
         engine,
+        _state: state,
     })
 }
 

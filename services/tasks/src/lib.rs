@@ -34,3 +34,4 @@ mod warm;
 
 pub use config::TaskConfig;
 pub use manager::TaskManager;
+pub use recover::has_bundles;

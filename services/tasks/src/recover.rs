@@ -10,6 +10,7 @@ use gantry_core::db::blocking;
 use gantry_core::tasks::Process;
 use gantry_core::{Context, Error, Namespace, Result, validate_identifier};
 
+use crate::TaskConfig;
 use crate::bundle::{self, Bundle};
 use crate::manager::Inner;
 use crate::runtime::{self, Program};
@@ -56,6 +57,21 @@ pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<()> {
         })
         .await;
     Ok(())
+}
+
+/// Whether there are bundles below a state directory.
+///
+/// # Errors
+/// A directory can't be read.
+pub fn has_bundles(state: &Path) -> Result<bool> {
+    let config = TaskConfig { state: state.to_owned(), ..TaskConfig::default() };
+    for (_, namespace) in entries(&config.bundles())? {
+        // What is hidden is half removed.
+        if entries(&namespace)?.iter().any(|(id, _)| !id.starts_with('.')) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
