@@ -395,6 +395,25 @@ fn images_are_pulled_listed_and_removed() {
 }
 
 #[test]
+fn an_image_for_another_platform_is_not_run() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let other = if cfg!(target_arch = "aarch64") { "linux/amd64" } else { "linux/arm64" };
+    for command in ["run", "create"] {
+        for pull in ["missing", "never"] {
+            let args = [command, "--network", "none", "--pull", pull, "--platform", other, &image];
+            let refused = daemon.gantry(&args);
+            assert_ne!(refused.code, 0);
+            let words = format!("does not match the specified platform: wanted {other}, actual: ");
+            assert!(refused.stderr.contains(&words), "{}", refused.stderr);
+        }
+    }
+    assert_eq!(daemon.gantry(&["ps", "-a", "-q"]).ok().text(), "");
+    let own = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    daemon.gantry(&["run", "--rm", "--network", "none", "--platform", own, &image, "true"]).ok();
+}
+
+#[test]
 fn version_info_and_a_missing_daemon() {
     let mut daemon = Daemon::start();
     let version = daemon.gantry(&["version"]).ok();

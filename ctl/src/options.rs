@@ -97,6 +97,9 @@ pub(crate) struct Container {
     /// When to pull the image
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pull: Pull,
+    /// Platform of the image: linux/arm64; this machine's without it
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
     /// Image, then a command in place of the image's
     // One list, so that nothing behind the image is taken for an option of ours.
     #[arg(
@@ -119,6 +122,11 @@ impl Container {
     /// When to pull the image.
     pub(crate) fn pull(&self) -> api::PullPolicy {
         self.pull.into()
+    }
+
+    /// The image's platform; empty for this machine's.
+    pub(crate) fn platform(&self) -> String {
+        self.platform.clone().unwrap_or_default()
     }
 
     /// The container as the daemon is asked for it. Tells on the way when

@@ -14,10 +14,10 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
-        let pull = self.container.pull().into();
+        let (pull, platform) = (self.container.pull().into(), self.container.platform());
         let spec = Some(self.container.into_spec(context.printer)?);
         let client = context.connect().await?;
-        let request = api::CreateContainerRequest { spec, pull };
+        let request = api::CreateContainerRequest { spec, pull, platform };
         let created = client.answer(client.containers().create(request).await)?;
         for warning in &created.warnings {
             context.printer.warning(warning);

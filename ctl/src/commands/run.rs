@@ -37,9 +37,6 @@ pub(crate) struct Args {
     detach: bool,
     #[command(flatten)]
     container: Container,
-    /// Pull the image for this platform: linux/arm64
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
     /// Hand signals on to the command
     #[arg(
         long,
@@ -83,7 +80,7 @@ impl Args {
             pull: self.container.pull().into(),
             attach_stdin: options.stdin,
             size: options.size(),
-            platform: self.platform.unwrap_or_default(),
+            platform: self.container.platform(),
             spec: Some(self.container.into_spec(printer)?),
         };
         let client = context.connect().await?;

@@ -179,9 +179,17 @@ pub trait Puller: Send + Sync {
     ) -> Result<Image>;
 
     /// Makes sure that an image that is here is unpacked, and tells what a
-    /// container needs of it.
+    /// container needs of it. Without a platform it is the image for this
+    /// machine, or else for whatever platform is here.
     ///
     /// # Errors
-    /// `NotFound` when content is missing.
-    async fn unpack(&self, ctx: &Context, image: &Image, snapshotter: &str) -> Result<Unpacked>;
+    /// `NotFound` when content is missing, or what is here is for another
+    /// platform than the one that is asked for.
+    async fn unpack(
+        &self,
+        ctx: &Context,
+        image: &Image,
+        snapshotter: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Unpacked>;
 }

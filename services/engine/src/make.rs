@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gantry_core::containers::{Container, Runtime};
 use gantry_core::db::{Durability, blocking};
-use gantry_core::{Any, Context, Error, Labels, Mount, Result};
+use gantry_core::{Any, Context, Error, Labels, Mount, Platform, Result};
 
 use crate::Engine;
 use crate::image_config::Runtime as ImageRuntime;
@@ -35,14 +35,15 @@ impl Engine {
     /// should know.
     ///
     /// # Errors
-    /// `InvalidArgument`, `NotFound` for the image, `AlreadyExists` for the name.
+    /// `InvalidArgument`, `NotFound` for the image or its platform, `AlreadyExists` for the name.
     pub async fn create(
         &self,
         ctx: &Context,
         options: ContainerOptions,
         pull: Pull,
+        platform: Option<Platform>,
     ) -> Result<(String, Vec<String>)> {
-        let image = self.image_for(ctx, &options.image, pull, None, None).await?;
+        let image = self.image_for(ctx, &options.image, pull, platform, None).await?;
         let made = self.make(ctx, options, &image, None).await?;
         let busy = made.live.busy.lock().await;
         self.mark_created(ctx, &made).await?;
@@ -139,7 +140,8 @@ impl Engine {
                 // Somebody took the image's layers away since they were unpacked.
                 self.cache.forget(ctx, &image.unpacked.image.target.digest);
                 let unpacked = &image.unpacked.image;
-                self.parts.puller.unpack(ctx, unpacked, &container.snapshotter).await?;
+                let platform = image.platform.as_ref();
+                self.parts.puller.unpack(ctx, unpacked, &container.snapshotter, platform).await?;
                 snapshotter
                     .prepare_with(ctx, key, parent, Labels::new(), Durability::Buffered)
                     .await

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gantry_core::{Descriptor, Digest, Error, Kind, Labels, Result, chain_id, labels, media_type};
+use gantry_core::{
+    Descriptor, Digest, Error, Kind, Labels, Platform, Result, chain_id, labels, media_type,
+};
 use serde::Deserialize;
 
 /// Manifest of Docker's first schema, unsigned and signed.
@@ -129,6 +131,9 @@ pub(crate) struct ImageParts {
     pub(crate) config: Arc<Vec<u8>>,
     /// Its descriptor.
     pub(crate) config_descriptor: Descriptor,
+    /// What it is for, as the index says or else the configuration; empty
+    /// fields when neither does.
+    pub(crate) platform: Platform,
     /// Layers, lowest first.
     pub(crate) layers: Vec<Layer>,
     /// Length of everything as transported.
@@ -150,6 +155,12 @@ pub(crate) struct Layer {
 
 #[derive(Deserialize)]
 struct ConfigDocument {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    variant: Option<String>,
     rootfs: Option<RootFs>,
 }
 
@@ -174,6 +185,12 @@ impl ImageParts {
             let what = format!("malformed image configuration {}", config_descriptor.digest);
             Error::invalid_argument(what).with_source(err)
         })?;
+        let platform = manifest.platform.clone().unwrap_or(Platform {
+            architecture: parsed.architecture,
+            os: parsed.os,
+            variant: parsed.variant.filter(|variant| !variant.is_empty()),
+            os_version: None,
+        });
         let diff_ids = parsed.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
         if diff_ids.len() != blobs.len() {
             return Err(Error::invalid_argument(format!(
@@ -193,7 +210,8 @@ impl ImageParts {
         let layers = layers
             .map(|((blob, diff_id), (chain, parent))| Layer { blob, diff_id, chain, parent })
             .collect();
-        Ok(Self { manifest, config: Arc::new(config), config_descriptor, layers, size })
+        let config = Arc::new(config);
+        Ok(Self { manifest, config, config_descriptor, platform, layers, size })
     }
 
     /// Names all layers together; `None` without layers.

@@ -58,6 +58,12 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result
     )))
 }
 
+/// Whether a machine of the wanted platform runs this image. One that does
+/// not say what it is for may be for any.
+pub(crate) fn runs(wanted: &Platform, image: &Platform) -> bool {
+    image.architecture.is_empty() || runnable(wanted).contains(&normalize(image))
+}
+
 /// Operating system, architecture and variant in one spelling.
 type Normal = (String, String, String);
 
@@ -155,6 +161,20 @@ mod tests {
         for (offered, wanted, expected) in table {
             assert_eq!(chosen(offered, wanted).as_deref(), expected, "{offered:?} {wanted}");
         }
+    }
+
+    #[test]
+    fn what_a_machine_runs() {
+        for (wanted, image, expected) in [
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/amd64", "linux/386", true),
+            ("linux/arm64", "linux/amd64", false),
+            ("linux/arm64/v8", "linux/arm64", true),
+            ("windows/amd64", "linux/amd64", false),
+        ] {
+            assert_eq!(runs(&platform(wanted), &platform(image)), expected, "{wanted} {image}");
+        }
+        assert!(runs(&platform("linux/arm64"), &Platform::default()));
     }
 
     #[test]

@@ -265,6 +265,30 @@ impl RegistryPuller {
         }
         Err(missing.context(format!("image {:?}", image.name)))
     }
+
+    /// What is here of an image for this platform.
+    async fn local_parts_for(
+        &self,
+        ctx: &Context,
+        image: &Image,
+        wanted: &Platform,
+    ) -> Result<Arc<ImageParts>> {
+        let fetcher = self.fetcher(ctx, None);
+        match self.parts(&fetcher, &image.target, None, wanted).await {
+            Ok(parts) if platform::runs(wanted, &parts.platform) => return Ok(Arc::new(parts)),
+            Ok(_) => {}
+            Err(err) if err.is_not_found() => {}
+            Err(err) => return Err(err),
+        }
+        let actual = self.local_parts(ctx, image).await?;
+        Err(Error::not_found(format!(
+            "image with reference {} was found but does not match the specified platform: wanted \
+             {}, actual: {}",
+            image.name,
+            platform::describe(wanted),
+            platform::describe(&actual.platform)
+        )))
+    }
 }
 
 #[async_trait]
@@ -307,9 +331,18 @@ impl Puller for RegistryPuller {
         Ok(image)
     }
 
-    async fn unpack(&self, ctx: &Context, image: &Image, snapshotter: &str) -> Result<Unpacked> {
+    async fn unpack(
+        &self,
+        ctx: &Context,
+        image: &Image,
+        snapshotter: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Unpacked> {
         let unpacker = self.unpacker(ctx, snapshotter).await?;
-        let parts = self.local_parts(ctx, image).await?;
+        let parts = match platform {
+            None => self.local_parts(ctx, image).await?,
+            Some(wanted) => self.local_parts_for(ctx, image, wanted).await?,
+        };
         let chain_id = parts.chain_id().cloned();
         let done = match &chain_id {
             None => true,

@@ -119,7 +119,8 @@ impl Service for Containers {
         let ctx = context_of(&request)?;
         let wire = request.into_inner();
         let (options, pull) = (convert::options(wire.spec)?, convert::pull(wire.pull)?);
-        let made = self.engine.create(&ctx, options, pull).await.map_err(to_wire)?;
+        let platform = convert::platform(&wire.platform)?;
+        let made = self.engine.create(&ctx, options, pull, platform).await.map_err(to_wire)?;
         let (id, warnings) = made;
         Ok(Response::new(api::CreateContainerResponse { id, warnings }))
     }

@@ -28,6 +28,8 @@ const CAPACITY: usize = 512;
 pub(crate) struct Ready {
     pub(crate) unpacked: Unpacked,
     pub(crate) config: ImageConfig,
+    /// The platform that was asked for.
+    pub(crate) platform: Option<Platform>,
 }
 
 type Key = (Namespace, Digest);
@@ -86,7 +88,8 @@ impl Engine {
         self.parts.puller.pull(ctx, request, progress).await
     }
 
-    /// The image that a container is to be made from, pulled if need be.
+    /// The image that a container is to be made from, pulled if need be: also
+    /// when what is here is for another platform than the one that is wanted.
     pub(crate) async fn image_for(
         &self,
         ctx: &Context,
@@ -98,36 +101,64 @@ impl Engine {
         if text.is_empty() {
             return Err(Error::invalid_argument("no image is named"));
         }
+        let fetch = async || {
+            let (reference, platform) = (text.to_owned(), platform.clone());
+            let request = PullRequest { reference, platform, ..PullRequest::default() };
+            let progress = progress.clone().unwrap_or_else(|| Arc::new(|_| {}));
+            self.parts.puller.pull(ctx, request, progress).await
+        };
         let found = match pull {
             Pull::Always => Err(Error::not_found("to be pulled")),
             Pull::Missing | Pull::Never => self.resolve_image(ctx, text).await,
         };
         let image = match found {
             Err(err) if err.is_not_found() && pull != Pull::Never => {
-                let request =
-                    PullRequest { reference: text.to_owned(), platform, ..PullRequest::default() };
-                let progress = progress.unwrap_or_else(|| Arc::new(|_| {}));
-                self.parts.puller.pull(ctx, request, progress).await?
+                let image = fetch().await?;
+                return self.ready(ctx, image, platform.as_ref()).await;
             }
             other => other?,
         };
-        self.ready(ctx, image).await
+        // What was named by its ID can't be asked for at a registry.
+        let by_name = self.parts.puller.normalize(text).is_ok_and(|name| name == image.name);
+        match self.ready(ctx, image, platform.as_ref()).await {
+            Err(other)
+                if other.is_not_found()
+                    && platform.is_some()
+                    && by_name
+                    && pull == Pull::Missing =>
+            {
+                match fetch().await {
+                    Ok(image) => self.ready(ctx, image, platform.as_ref()).await,
+                    Err(err) => Err(other.with_source(err)),
+                }
+            }
+            ready => ready,
+        }
     }
 
-    async fn ready(&self, ctx: &Context, image: Image) -> Result<Arc<Ready>> {
+    async fn ready(
+        &self,
+        ctx: &Context,
+        image: Image,
+        platform: Option<&Platform>,
+    ) -> Result<Arc<Ready>> {
         let digest = image.target.digest.clone();
-        if let Some(ready) = self.cache.ready(ctx, &digest) {
+        // What is known is what fits this machine.
+        let known = if platform.is_none() { self.cache.ready(ctx, &digest) } else { None };
+        if let Some(ready) = known {
             if ready.unpacked.image == image {
                 return Ok(ready);
             }
             // The same content under another name.
             let unpacked = Unpacked { image, ..ready.unpacked.clone() };
-            return Ok(Arc::new(Ready { unpacked, config: ready.config.clone() }));
+            return Ok(Arc::new(Ready { unpacked, config: ready.config.clone(), platform: None }));
         }
-        let unpacked = self.parts.puller.unpack(ctx, &image, "").await?;
+        let unpacked = self.parts.puller.unpack(ctx, &image, "", platform).await?;
         let config = ImageConfig::parse(&unpacked.config)?;
-        let ready = Arc::new(Ready { unpacked, config });
-        insert(&self.cache.ready, ctx, &digest, &ready);
+        let ready = Arc::new(Ready { unpacked, config, platform: platform.cloned() });
+        if platform.is_none() {
+            insert(&self.cache.ready, ctx, &digest, &ready);
+        }
         Ok(ready)
     }
 

@@ -1,11 +1,11 @@
 //! What images may hold, and who shares the work on it.
 
 use gantry_core::content::LabelMask;
-use gantry_core::images::{Image as Record, Puller};
+use gantry_core::images::{Image as Record, PullRequest, Puller};
 use gantry_core::{Kind, Labels, Timestamp, media_type};
 
 use crate::fake::Fake;
-use crate::image::{Blob, Compression, Entry, Image, noise};
+use crate::image::{Blob, Compression, Entry, Image, index, noise};
 use crate::world::{Reports, World, request};
 
 fn layers(count: u64) -> Image {
@@ -63,13 +63,13 @@ async fn into_another_snapshotter() {
     let fake = Fake::good().await;
     let world = World::new().await;
     let record = world.pull(&fake.push(&image, "a", "b")).await.unwrap();
-    let unpacked = world.puller.unpack(&world.ctx, &record, "native").await.unwrap();
+    let unpacked = world.puller.unpack(&world.ctx, &record, "native", None).await.unwrap();
     assert_eq!(unpacked.chain_id, Some(image.chain()));
     assert_eq!(world.snapshots("native").await.len(), 3);
     let config = world.labels(&image.config.digest()).await;
     assert_eq!(config["containerd.io/gc.ref.snapshot.native"], image.chain().as_str());
     assert_eq!(config["containerd.io/gc.ref.snapshot.overlayfs"], image.chain().as_str());
-    let err = world.puller.unpack(&world.ctx, &record, "nope").await.unwrap_err();
+    let err = world.puller.unpack(&world.ctx, &record, "nope", None).await.unwrap_err();
     assert_eq!(err.to_string(), "snapshotter not loaded: nope: invalid argument");
 }
 
@@ -112,8 +112,8 @@ async fn an_imported_image_is_unpacked_when_it_is_wanted() {
     let world = World::new().await;
     let record = import(&world, &image).await;
     let both = futures::future::join(
-        world.puller.unpack(&world.ctx, &record, ""),
-        world.puller.unpack(&world.ctx, &record, ""),
+        world.puller.unpack(&world.ctx, &record, "", None),
+        world.puller.unpack(&world.ctx, &record, "", None),
     );
     let (a, b) = both.await;
     assert_eq!(a.unwrap().chain_id, Some(image.chain()));
@@ -125,13 +125,54 @@ async fn an_imported_image_is_unpacked_when_it_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_may_be_for_another_platform() {
+    let mut mine = layers(1);
+    mine = Image::of_layers("amd64", mine.layers, mine.diff_ids);
+    let tar = crate::image::tar(&[Entry::File("f", noise(3, 100 << 10))]);
+    let other = Image::of_tars(Compression::Gzip, "arm64", &[tar]);
+    let fake = Fake::good().await;
+    let world = World::new().await;
+    let platform = |architecture: &str| {
+        let architecture = architecture.to_owned();
+        Some(gantry_core::Platform { architecture, os: "linux".into(), ..Default::default() })
+    };
+    let wanted = platform("arm64");
+    let refused = async |record: &Record| {
+        let unpacked = world.puller.unpack(&world.ctx, record, "", wanted.as_ref()).await;
+        let err = unpacked.unwrap_err();
+        assert_eq!(err.kind(), Kind::NotFound);
+        let words = "was found but does not match the specified platform: wanted linux/arm64, \
+                     actual: linux/amd64";
+        assert!(err.to_string().ends_with(words), "{err}");
+    };
+    // One image, and an index of which only one was fetched.
+    let amd64 = PullRequest { platform: platform("amd64"), ..request("") };
+    let reference = fake.push(&mine, "a", "b");
+    let pulled = Reports::default();
+    let record = world.pull_with(PullRequest { reference, ..amd64.clone() }, &pulled).await;
+    refused(&record.unwrap()).await;
+    fake.push(&other, "a", "other");
+    let index = index(&[(&mine, Some("amd64")), (&other, Some("arm64"))]);
+    fake.put("both", &index);
+    fake.put(index.digest().as_str(), &index);
+    let reference = format!("{}/a:both", fake.host());
+    let wanted_here = PullRequest { reference: reference.clone(), ..amd64 };
+    refused(&world.pull_with(wanted_here, &pulled).await.unwrap()).await;
+
+    let arm64 = PullRequest { reference, platform: wanted.clone(), ..request("") };
+    let record = world.pull_with(arm64, &Reports::default()).await.unwrap();
+    let unpacked = world.puller.unpack(&world.ctx, &record, "", wanted.as_ref()).await.unwrap();
+    assert_eq!(unpacked.chain_id, Some(other.chain()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn content_that_is_missing_is_named() {
     let image = layers(2);
     let world = World::new().await;
     let record = import(&world, &image).await;
     let gone = image.layers[1].digest();
     world.content.delete(&world.ctx, &gone).await.unwrap();
-    let err = world.puller.unpack(&world.ctx, &record, "").await.unwrap_err();
+    let err = world.puller.unpack(&world.ctx, &record, "", None).await.unwrap_err();
     assert_eq!(err.kind(), Kind::NotFound, "{err}");
     assert!(err.to_string().contains(gone.as_str()), "{err}");
     assert!(err.to_string().contains("pull the image again"), "{err}");
@@ -202,7 +243,7 @@ async fn an_image_without_layers() {
     let fake = Fake::good().await;
     let world = World::new().await;
     let record = world.pull(&fake.push(&image, "a", "b")).await.unwrap();
-    let unpacked = world.puller.unpack(&world.ctx, &record, "").await.unwrap();
+    let unpacked = world.puller.unpack(&world.ctx, &record, "", None).await.unwrap();
     assert_eq!(unpacked.chain_id, None);
 }
 

@@ -151,7 +151,7 @@ async fn an_image_and_again() {
     check_reports(&reports, &image, true);
 
     let began = Instant::now();
-    let unpacked = world.puller.unpack(&world.ctx, &record, "").await.unwrap();
+    let unpacked = world.puller.unpack(&world.ctx, &record, "", None).await.unwrap();
     assert!(began.elapsed() < Duration::from_millis(100));
     assert_eq!(unpacked.chain_id, Some(image.chain()));
     assert_eq!(unpacked.config_digest, image.config.digest());
@@ -230,7 +230,7 @@ async fn the_image_for_this_machine_and_for_another() {
         gantry_core::images::PullRequest { platform: Some(platform), ..request(&reference) };
     let sink = Reports::default().sink();
     let record = world.puller.pull(&other, wanted, sink).await.unwrap();
-    let unpacked = world.puller.unpack(&other, &record, "").await.unwrap();
+    let unpacked = world.puller.unpack(&other, &record, "", None).await.unwrap();
     assert_eq!(unpacked.config_digest, arm.config.digest());
 
     let riscv =
@@ -250,11 +250,11 @@ async fn dockers_types_and_zstd() {
     let world = World::new().await;
     let record = world.pull(&docker).await.unwrap();
     assert_eq!(record.target.media_type, media_type::DOCKER_MANIFEST);
-    let first = world.puller.unpack(&world.ctx, &record, "").await.unwrap();
+    let first = world.puller.unpack(&world.ctx, &record, "", None).await.unwrap();
     assert_eq!(first.chain_id, Some(image.chain()));
     // The same files in other blobs are the same snapshots.
     let record = world.pull(&zstd).await.unwrap();
-    let second = world.puller.unpack(&world.ctx, &record, "").await.unwrap();
+    let second = world.puller.unpack(&world.ctx, &record, "", None).await.unwrap();
     assert_eq!(second.chain_id, first.chain_id);
     assert_ne!(second.manifest, first.manifest);
     assert_eq!(world.snapshots("overlayfs").await.len(), 3);
