@@ -414,6 +414,31 @@ fn an_image_for_another_platform_is_not_run() {
 }
 
 #[test]
+fn an_image_whose_files_were_lost_is_shown_and_pulled_again() {
+    let mut daemon = Daemon::start();
+    let image = daemon.busybox();
+    let whole = daemon.gantry(&["images"]).ok();
+    let blobs = daemon.root().join("io.containerd.content.v1.content/blobs/sha256");
+    for (n, blob) in std::fs::read_dir(&blobs).expect("blobs").flatten().enumerate() {
+        if n == 0 {
+            std::fs::write(blob.path(), "short").expect("shorten a blob");
+        } else {
+            std::fs::remove_file(blob.path()).expect("remove a blob");
+        }
+    }
+    // What was read once is known until then.
+    daemon.stop();
+    daemon.restart();
+    let listed = daemon.gantry(&["images"]).ok();
+    assert_eq!(listed.lines().len(), 2, "{}", listed.stdout);
+    assert!(listed.stderr.contains(&format!("{image} is damaged")), "{}", listed.stderr);
+    daemon.gantry(&["pull", "-q", &image]).ok();
+    let listed = daemon.gantry(&["images"]).ok();
+    assert_eq!((listed.stdout, listed.stderr.as_str()), (whole.stdout, ""));
+    daemon.gantry(&["run", "--rm", "--network", "none", &image, "true"]).ok();
+}
+
+#[test]
 fn version_info_and_a_missing_daemon() {
     let mut daemon = Daemon::start();
     let version = daemon.gantry(&["version"]).ok();

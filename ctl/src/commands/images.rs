@@ -31,6 +31,12 @@ impl Args {
         let listed = client.answer(client.images().list(api::ListImagesRequest {}).await)?;
         let mut images = listed.images;
         images.retain(|image| self.name.as_ref().is_none_or(|name| is_meant(image, name)));
+        for image in images.iter().filter(|image| !image.damage.is_empty()) {
+            let (name, damage) = (&image.name, &image.damage);
+            context.printer.warning(format_args!(
+                "image {name} is damaged ({damage}): pull it again, or remove it"
+            ));
+        }
         let text = self.show(&images, SystemTime::now());
         context.printer.data(text.as_bytes())?;
         Ok(SUCCESS)
@@ -38,11 +44,12 @@ impl Args {
 
     fn show(&self, images: &[api::Image], now: SystemTime) -> String {
         if self.quiet {
-            return images.iter().map(|i| format!("{}\n", self.id(i))).collect();
+            let ids = images.iter().map(|i| self.id(i)).filter(|id| !id.is_empty());
+            return ids.map(|id| format!("{id}\n")).collect();
         }
         let cells = |image: &api::Image| {
             let created = human::ago(human::time(image.created_at), now);
-            let id = self.id(image).to_owned();
+            let id = or_none(self.id(image));
             (or_none(&image.repository), or_none(&image.tag), id, created, human::size(image.size))
         };
         if self.digests {

@@ -98,8 +98,14 @@ impl Running {
 
 impl Ingest {
     /// Opens an ingest at its end, or makes it. When the store has a blob of
-    /// the expected digest, the ingest has all of its bytes from the beginning.
-    pub(crate) fn open(layout: &Layout, mut status: Status, guard: IngestGuard) -> Result<Self> {
+    /// the expected digest, the ingest has all of its bytes from the beginning:
+    /// `size` is the length that it is recorded with.
+    pub(crate) fn open(
+        layout: &Layout,
+        mut status: Status,
+        size: Option<u64>,
+        guard: IngestGuard,
+    ) -> Result<Self> {
         let dir = layout.ingest(&ingest_id(&status.namespace, &status.reference));
         match read_status(&dir) {
             Ok(before) => {
@@ -118,7 +124,7 @@ impl Ingest {
         }
         create(&dir, &status)?;
         let data = dir.join(DATA);
-        let shared = share(layout, &data, &mut status)?;
+        let shared = share(layout, &data, &mut status, size)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -339,10 +345,16 @@ fn create(dir: &Path, status: &Status) -> Result<()> {
 }
 
 /// Links the expected blob into the ingest, if the store has it.
-fn share(layout: &Layout, data: &Path, status: &mut Status) -> Result<Option<(Digest, u64)>> {
+fn share(
+    layout: &Layout,
+    data: &Path,
+    status: &mut Status,
+    size: Option<u64>,
+) -> Result<Option<(Digest, u64)>> {
     let Some(digest) = status.expected.clone() else { return Ok(None) };
     let Ok(meta) = fs::metadata(layout.blob(&digest)) else { return Ok(None) };
-    if status.total > 0 && status.total != meta.len() {
+    let differs = |wanted: u64| wanted != meta.len();
+    if (status.total > 0 && differs(status.total)) || size.is_some_and(differs) {
         return Ok(None);
     }
     remove_file(data)?;

@@ -57,6 +57,11 @@ impl Layout {
         self.ingests.join(id)
     }
 
+    /// Whether the file of a blob is there in its full length.
+    pub(crate) fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        self.blob(digest).metadata().is_ok_and(|meta| meta.len() == size)
+    }
+
     /// Removes what a crash left: files of blobs that no record speaks of,
     /// and ingests that can't be told apart any more.
     pub(crate) fn sweep(&self, recorded: &HashSet<Digest>) -> Result<()> {

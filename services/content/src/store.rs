@@ -28,8 +28,8 @@ const MAX_REFERENCE: usize = 4096;
 /// A blob that another namespace has is shared: a writer that names its digest
 /// from the beginning finds all bytes written, and only commits.
 ///
-/// When the file of a recorded blob is lost, reading it is a `DataLoss`. For
-/// everybody else it is not there: [`ContentStore::info`] says `NotFound`, and
+/// When the file of a recorded blob is lost or short, reading it is a `DataLoss`.
+/// For everybody else it is not there: [`ContentStore::info`] says `NotFound`, and
 /// it can be written again, so that a client which fetches what it misses heals
 /// the store.
 #[derive(Clone)]
@@ -94,14 +94,25 @@ impl Shared {
         found.ok_or_else(|| not_found(digest))
     }
 
-    /// The record of a blob whose file is there.
+    /// The record of a blob whose file is there in its full length.
     fn whole(&self, namespace: &Namespace, digest: &Digest) -> Result<Info> {
         let info = self.record(namespace, digest)?;
-        if !self.layout.blob(digest).exists() {
-            tracing::warn!(%digest, "the file of a recorded blob is gone");
+        if !self.layout.has_blob(digest, info.size) {
+            tracing::warn!(%digest, "the file of a recorded blob is gone or short");
             return Err(not_found(digest));
         }
         Ok(info)
+    }
+
+    /// The length of a blob that any namespace has.
+    fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
+        for namespace in self.db.namespaces(BLOBS.name())? {
+            // Another's damaged record is not this caller's business.
+            if let Ok(Some(info)) = BLOBS.get(&*self.db, &namespace, digest.as_str()) {
+                return Ok(Some(info.size));
+            }
+        }
+        Ok(None)
     }
 
     /// Refuses to write a blob that the namespace has; its lease holds it
@@ -142,7 +153,11 @@ impl Shared {
             expected,
             started_at: Timestamp::now(),
         };
-        let ingest = Ingest::open(&self.layout, status, guard)?;
+        let size = match &status.expected {
+            Some(digest) => self.size_of(digest)?,
+            None => None,
+        };
+        let ingest = Ingest::open(&self.layout, status, size, guard)?;
         Ok(LocalWriter::new(Arc::clone(self), ctx.clone(), ingest))
     }
 

@@ -170,11 +170,13 @@ impl Commit<'_> {
     /// the blob already. When it fails, the ingest is as it was.
     fn run(self, ingest: &Ingest) -> Result<Option<Info>> {
         let blob = self.shared.layout.blob(self.digest);
-        if !blob.exists() {
+        // A file that became shorter is replaced.
+        let there = || self.shared.layout.has_blob(self.digest, ingest.offset());
+        if !there() {
             ingest.seal()?;
         }
         let _holding = self.shared.digests.lock(self.digest);
-        let renamed = !blob.exists();
+        let renamed = !there();
         if renamed {
             // For the case that it went since the first look.
             ingest.seal()?;
@@ -208,13 +210,10 @@ impl Commit<'_> {
             if before.is_some() && !file_is_new {
                 return Ok(None);
             }
-            let info = Info {
-                digest: self.digest.clone(),
-                size,
-                created_at: now,
-                updated_at: now,
-                labels: self.labels.clone(),
-            };
+            let mut labels = before.map(|before| before.labels).unwrap_or_default();
+            labels.extend(self.labels.clone());
+            let digest = self.digest.clone();
+            let info = Info { digest, size, created_at: now, updated_at: now, labels };
             BLOBS.put(tx, namespace, self.digest.as_str(), &info)?;
             Ok(Some(info))
         };

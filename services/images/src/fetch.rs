@@ -212,8 +212,18 @@ impl Fetcher {
         }
     }
 
-    /// A document from the store, if it is there.
+    /// A document from the store, if it is there in its full length.
     async fn stored(&self, target: &Descriptor) -> Result<Option<Bytes>> {
+        match self.read_document(target).await {
+            Err(err) if err.kind() == Kind::DataLoss => {
+                tracing::warn!(error = %err, "a document of an image is damaged");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    async fn read_document(&self, target: &Descriptor) -> Result<Option<Bytes>> {
         let limit = self.config.max_document;
         let mut stream =
             match self.content.read(&self.ctx, &target.digest, 0, Some(limit + 1)).await {

@@ -89,6 +89,16 @@ async fn a_shortened_file_is_told() {
     let err = host.store.read(&ctx, &digest, 0, None).await.err().unwrap();
     assert_eq!(err.kind(), Kind::DataLoss);
     assert!(err.to_string().contains("4 of 7 bytes"), "{err}");
+    // It is written again, also without its length being known, and keeps its labels.
+    let own = Labels::from([("mine".to_owned(), "x".to_owned())]);
+    host.store.update(&ctx, &digest, own.clone(), LabelMask::All).await.unwrap();
+    assert_eq!(host.kind_of_info(&ctx, &digest).await, Some(Kind::NotFound));
+    let mut writer = host.store.writer(&ctx, "r", 0, Some(&digest)).await.unwrap();
+    assert_eq!(writer.status().offset, 0);
+    writer.write(Bytes::from_static(b"content")).await.unwrap();
+    writer.commit(None, None, Labels::new()).await.unwrap();
+    assert_eq!(host.get(&ctx, &digest).await, b"content");
+    assert_eq!(host.store.info(&ctx, &digest).await.unwrap().labels, own);
 }
 
 #[tokio::test]

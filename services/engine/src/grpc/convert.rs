@@ -208,7 +208,7 @@ pub(super) fn log_entry(entry: LogEntry) -> api::LogEntry {
 
 pub(super) fn image(summary: ImageSummary) -> api::Image {
     api::Image {
-        id: summary.id.to_string(),
+        id: summary.id.map(|id| id.to_string()).unwrap_or_default(),
         name: summary.name,
         repository: summary.repository,
         tag: summary.tag,
@@ -216,6 +216,7 @@ pub(super) fn image(summary: ImageSummary) -> api::Image {
         created_at: set_time(summary.created_at),
         size: summary.size,
         labels: summary.labels,
+        damage: summary.damage,
     }
 }
 

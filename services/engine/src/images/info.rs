@@ -64,6 +64,18 @@ impl Engine {
         Ok(info)
     }
 
+    /// What the manifest alone says: the ID, and the bytes of the layers as
+    /// they are transported.
+    pub(crate) async fn outline(&self, ctx: &Context, image: &Image) -> (Option<Digest>, u64) {
+        match self.manifest(ctx, &image.target).await {
+            Ok(manifest) => {
+                let size = manifest.layers.iter().map(|layer| layer.size).sum();
+                (manifest.config.map(|config| config.digest), size)
+            }
+            Err(_) => (None, 0),
+        }
+    }
+
     /// The manifest itself, or the one of an index that fits this machine;
     /// failing that, the first that is here.
     async fn manifest(&self, ctx: &Context, target: &Descriptor) -> Result<Document> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
-use gantry_core::{Context, Digest, Labels, Result, Timestamp};
+use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp};
 use serde_json::{Value, json};
 
 use super::info::ImageInfo;
@@ -14,8 +14,8 @@ use crate::Engine;
 /// An image in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSummary {
-    /// Digest of its configuration.
-    pub id: Digest,
+    /// Digest of its configuration; `None` when the manifest can't be read.
+    pub id: Option<Digest>,
     /// Full reference.
     pub name: String,
     /// Repository as it is shown.
@@ -30,6 +30,8 @@ pub struct ImageSummary {
     pub size: u64,
     /// Labels of its configuration.
     pub labels: Labels,
+    /// Why it can't be used; empty when it can.
+    pub damage: String,
 }
 
 impl ImageSummary {
@@ -37,7 +39,7 @@ impl ImageSummary {
         let (repository, tag) = split(&image.name);
         let built = info.config.created.as_deref().and_then(Timestamp::parse_rfc3339);
         Self {
-            id: info.id.clone(),
+            id: Some(info.id.clone()),
             name: image.name.clone(),
             repository,
             tag,
@@ -45,13 +47,30 @@ impl ImageSummary {
             created_at: built.unwrap_or_default(),
             size: info.size,
             labels: info.config.runtime().labels.unwrap_or_default(),
+            damage: String::new(),
+        }
+    }
+
+    /// One that can't be used, with what is still known of it.
+    fn damaged(image: &Image, id: Option<Digest>, size: u64, why: &Error) -> Self {
+        let (repository, tag) = split(&image.name);
+        Self {
+            id,
+            name: image.name.clone(),
+            repository,
+            tag,
+            digest: image.target.digest.clone(),
+            created_at: Timestamp::default(),
+            size,
+            labels: Labels::new(),
+            damage: why.to_string(),
         }
     }
 }
 
 impl Engine {
-    /// The images that can be used, newest first. One whose documents are
-    /// not here is left out.
+    /// The images, newest first; those whose documents are not here, or
+    /// damaged, with what is known of them.
     ///
     /// # Errors
     /// The store's.
@@ -60,7 +79,10 @@ impl Engine {
         for image in self.parts.images.list(ctx, &Filters::all()).await? {
             match self.image_info(ctx, &image).await {
                 Ok(info) => found.push(ImageSummary::of(&image, &info)),
-                Err(err) => tracing::debug!(image = image.name, error = %err, "not listed"),
+                Err(err) => {
+                    let (id, size) = self.outline(ctx, &image).await;
+                    found.push(ImageSummary::damaged(&image, id, size, &err));
+                }
             }
         }
         found.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
