@@ -13,7 +13,7 @@ use crate::reaper::Exit;
 
 /// How long the exit may be held back by output that the shim itself keeps.
 const OWN_OUTPUT: Duration = Duration::from_secs(10);
-/// And by output for a client, which may have left.
+/// And by output for a client, which may have left, or for a disk that is full.
 const CLIENTS_OUTPUT: Duration = Duration::from_millis(250);
 /// How long init's exit may be held back by those of its container.
 const OTHERS: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl Service {
         if process.is_init() {
             self.end_others(&container).await;
         }
-        let limit = if process.streams.is_owner() { OWN_OUTPUT } else { CLIENTS_OUTPUT };
+        let limit = if process.streams.stores() { OWN_OUTPUT } else { CLIENTS_OUTPUT };
         process.streams.drain(limit).await;
         let id = if process.is_init() { &container.id } else { &process.exec_id };
         self.event(

@@ -160,10 +160,10 @@ impl Streams {
         }
     }
 
-    /// Whether the shim itself keeps the output: then all of it is stored
-    /// before the exit is made known.
-    pub fn is_owner(&self) -> bool {
-        self.owner.is_some()
+    /// Whether the shim itself keeps the output, and can: then all of it is
+    /// stored before the exit is made known.
+    pub fn stores(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.keeps_up())
     }
 
     /// After the exit: waits until all output has arrived, `limit` at most.

@@ -1,5 +1,6 @@
 //! Output that the shim keeps itself: the log, and everyone attached.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::attach;
@@ -13,12 +14,14 @@ pub struct Owner {
     log: Mutex<Option<log::Driver>>,
     attach: Option<attach::Server>,
     report: Report,
+    /// Set while the log can't be written.
+    waits: AtomicBool,
 }
 
 impl Owner {
     /// Keeps output in `log` and shows it on `attach`.
     pub fn new(log: Option<log::Driver>, attach: Option<attach::Server>, report: Report) -> Self {
-        Self { log: Mutex::new(log), attach, report }
+        Self { log: Mutex::new(log), attach, report, waits: AtomicBool::new(false) }
     }
 
     /// Takes bytes of a stream; returns when they are logged and every client
@@ -55,6 +58,11 @@ impl Owner {
         }
     }
 
+    /// Whether what is taken is stored at once.
+    pub fn keeps_up(&self) -> bool {
+        !self.waits.load(Ordering::Relaxed)
+    }
+
     /// Tells attached clients the exit status.
     pub fn finish(&self, status: i32) {
         if let Some(attach) = &self.attach {
@@ -65,9 +73,11 @@ impl Owner {
     /// Writes what is pending, however long the disk is full: meanwhile the
     /// process's pipe fills up and the process waits.
     async fn flush(&self) {
+        self.waits.store(true, Ordering::Relaxed);
         while self.try_flush().is_err() {
             tokio::time::sleep(super::DISK_FULL_PAUSE).await;
         }
+        self.waits.store(false, Ordering::Relaxed);
         self.report.warn("the log is written again");
     }
 
