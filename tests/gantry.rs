@@ -439,6 +439,27 @@ fn an_image_whose_files_were_lost_is_shown_and_pulled_again() {
 }
 
 #[test]
+fn a_container_is_removed_by_force_while_it_is_being_started() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    for _ in 0..10 {
+        let args = ["run", "-d", "--network", "none", "--name", "r", &image, "sleep", "600"];
+        let mut command = daemon.gantry_command(&args);
+        let (out, err) = (std::process::Stdio::null(), std::process::Stdio::null());
+        let mut start = gantry_tests::start(command.stdout(out).stderr(err));
+        wait_for("the removal", || {
+            let removed = daemon.gantry(&["rm", "-f", "r"]);
+            let unknown = removed.stderr.contains("No such container");
+            assert!(removed.code == 0 || unknown, "{}", removed.stderr);
+            (removed.code == 0 && !unknown).then_some(())
+        });
+        start.wait_within(std::time::Duration::from_secs(20)).expect("the client ends");
+    }
+    daemon.gantry(&["rm", "-f", "r"]);
+    daemon.assert_nothing_left();
+}
+
+#[test]
 fn version_info_and_a_missing_daemon() {
     let mut daemon = Daemon::start();
     let version = daemon.gantry(&["version"]).ok();

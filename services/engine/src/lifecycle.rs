@@ -1,7 +1,7 @@
 //! Start, stop, kill, wait and remove.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_core::containers::Container;
 use gantry_core::db::Durability;
@@ -27,6 +27,20 @@ const END: Duration = Duration::from_secs(30);
 const KILL: u32 = 9;
 /// SIGCONT.
 const CONT: u32 = 18;
+
+/// Why a container was not removed.
+enum Removal {
+    /// It was started after it had been found not to run.
+    Started(Error),
+    /// Anything else.
+    Failed(Error),
+}
+
+impl From<Error> for Removal {
+    fn from(err: Error) -> Self {
+        Self::Failed(err)
+    }
+}
 
 /// A container as it was found.
 pub(crate) struct Found {
@@ -276,13 +290,39 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` while it runs, unless `force` is set.
     pub async fn remove(&self, ctx: &Context, text: &str, force: bool) -> Result<()> {
         let found = self.find(ctx, text).await?;
+        let id = found.container.id.clone();
+        let end = Instant::now() + END;
+        let mut attempt = self.try_remove(ctx, text, found, force).await;
+        // Somebody starts it again and again: not for ever.
+        while let Err(Removal::Started(err)) = attempt {
+            if !force || Instant::now() > end {
+                return Err(err);
+            }
+            attempt = match self.find(ctx, &id).await {
+                Ok(found) => self.try_remove(ctx, text, found, force).await,
+                Err(err) if err.is_not_found() => Ok(()),
+                Err(err) => Err(err.into()),
+            };
+        }
+        attempt.map_err(|removal| match removal {
+            Removal::Started(err) | Removal::Failed(err) => err,
+        })
+    }
+
+    async fn try_remove(
+        &self,
+        ctx: &Context,
+        text: &str,
+        found: Found,
+        force: bool,
+    ) -> Result<(), Removal> {
         let (id, name) = (found.container.id.as_str(), found.meta.name.as_str());
         if found.state.phase.is_running() {
             if !force {
-                return Err(Error::failed_precondition(format!(
+                return Err(Removal::Failed(Error::failed_precondition(format!(
                     "cannot remove container \"/{name}\": container is running: stop the \
                      container before removing or force remove"
-                )));
+                ))));
             }
             self.signal(ctx, &found, KILL).await?;
             let killed = tokio::time::timeout(END, self.ended(ctx, &found)).await;
@@ -294,11 +334,11 @@ impl Engine {
         match state.as_ref().map(|state| state.phase) {
             // It went by itself meanwhile, or another caller was faster.
             Some(Phase::Removing) if force => return Ok(()),
-            Some(Phase::Removing) => return Err(no_such(text)),
+            Some(Phase::Removing) => return Err(no_such(text).into()),
             Some(phase) if phase.is_running() => {
-                return Err(Error::failed_precondition(format!(
+                return Err(Removal::Started(Error::failed_precondition(format!(
                     "cannot remove container \"/{name}\": it has just been started"
-                )));
+                ))));
             }
             _ => {}
         }
@@ -316,7 +356,7 @@ impl Engine {
             let error = err.to_string();
             found.live.set(State { phase: Phase::Dead, error, ..before });
             self.record(ctx, id, &found.live, Durability::Sync).await;
-            return Err(err.context(format!("remove container {name}")));
+            return Err(err.context(format!("remove container {name}")).into());
         }
         drop(busy);
         Ok(())
