@@ -56,6 +56,10 @@ impl Args {
         let mut entries = client.answer(client.containers().logs(request).await)?;
         let mut stamps = self.timestamps.then(Stamps::default);
         while let Some(entry) = client.taken(entries.message().await)? {
+            if entry.gap {
+                context.printer.note("gantry: output was rotated away before it could be read");
+                continue;
+            }
             let data = match &mut stamps {
                 Some(stamps) => stamps.stamped(&entry),
                 None => entry.data.to_vec(),
@@ -110,6 +114,7 @@ mod tests {
             data: data.to_owned().into(),
             time: Some(prost_types::Timestamp { seconds: 0, nanos: 5 }),
             partial,
+            gap: false,
         };
         let mut stamps = Stamps::default();
         let mut shown = Vec::new();

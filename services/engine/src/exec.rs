@@ -27,7 +27,7 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when the container does not run or is frozen;
-    /// `InvalidArgument`; as [`Engine::run`] for a detached command that can't be run.
+    /// `InvalidArgument`. A command that can't be run ends the session with its exit code.
     pub async fn exec(
         self: &Arc<Self>,
         ctx: &Context,
@@ -58,11 +58,10 @@ impl Engine {
                 self.clean_exec(ctx, &id, &exec_id).await;
                 let command = request.command.first().map_or("", String::as_str);
                 return match NotRun::of(&err, command) {
-                    Some(NotRun { status, text }) if !request.detach => {
+                    Some(NotRun { status, text }) => {
                         session.tell(SessionOutput::Exited { status, error: text }).await;
                         Ok(())
                     }
-                    Some(not_run) => Err(not_run.into_error(err)),
                     None => Err(err),
                 };
             }

@@ -203,6 +203,7 @@ pub(super) fn log_entry(entry: LogEntry) -> api::LogEntry {
         data: entry.data,
         time: set_time(entry.time),
         partial: entry.partial,
+        gap: entry.gap,
     }
 }
 

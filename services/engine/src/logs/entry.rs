@@ -15,6 +15,8 @@ pub struct LogEntry {
     pub time: Timestamp,
     /// The line goes on in the next entry of the same stream.
     pub partial: bool,
+    /// No output: what came here was rotated away before it could be read.
+    pub gap: bool,
 }
 
 /// As it is stored, a line of the file each.
@@ -38,7 +40,19 @@ impl LogEntry {
             partial: !record.log.ends_with('\n'),
             data: Bytes::copy_from_slice(record.log.as_bytes()),
             time: Timestamp::parse_rfc3339(&record.time).unwrap_or_default(),
+            gap: false,
         })
+    }
+
+    /// The mark of output that is gone.
+    pub(crate) fn missing() -> Self {
+        Self {
+            stderr: false,
+            data: Bytes::new(),
+            time: Timestamp::default(),
+            partial: false,
+            gap: true,
+        }
     }
 }
 

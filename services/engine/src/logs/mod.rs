@@ -20,6 +20,8 @@ use reader::Reader;
 
 /// Should a change go unnoticed, the file is looked at this often.
 const PATROL: Duration = Duration::from_secs(2);
+/// While the caller is slow, rotated files are looked for this often.
+const KEEP_UP: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Sends recorded output, oldest first: the last `tail` lines, or all.
@@ -45,10 +47,10 @@ impl Engine {
         let path = self.files(ctx, &found.container.id).log;
         let mut now = found.live.subscribe();
         let follow = follow && found.state.phase.is_running();
-        let mut changes = if follow { Some(Changes::of(&path)?) } else { None };
+        let changes = if follow { Some(Changes::of(&path)?) } else { None };
         let mut reader = {
             let path = path.clone();
-            blocking(move || Reader::open(&path, tail)).await?
+            blocking(move || Reader::open(&path, tail, changes)).await?
         };
         let mut ended = !follow;
         loop {
@@ -63,11 +65,18 @@ impl Engine {
             }
             let waits = entries.is_empty();
             for entry in entries {
-                if output.send(entry).await.is_err() {
-                    return Ok(());
-                }
+                let permit = loop {
+                    tokio::select! {
+                        biased;
+                        permit = output.reserve() => break permit,
+                        () = tokio::time::sleep(KEEP_UP), if follow => {}
+                    }
+                    reader = blocking(move || reader.keep_up().map(|()| reader)).await?;
+                };
+                let Ok(permit) = permit else { return Ok(()) };
+                permit.send(entry);
             }
-            let Some(changes) = changes.as_mut().filter(|_| waits) else { continue };
+            let Some(changes) = reader.changes.as_mut().filter(|_| waits) else { continue };
             tokio::select! {
                 changed = changes.next() => changed?,
                 // Once the task is gone, its shim has written all. One more look.

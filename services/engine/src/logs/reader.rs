@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gantry_core::{Error, Result};
 
+use super::changes::Changes;
 use super::entry::LogEntry;
 use super::tail::Counter;
 
@@ -21,17 +23,29 @@ const MAX_FILES: u32 = 1000;
 /// then made. So many in a row mean something else.
 const ATTEMPTS: usize = 100;
 
+/// A follower holds at most so many files that are not at their places any
+/// more, so that one that is slow does not fill the disk.
+const HELD: usize = 8;
+/// Between two renames of one rotation.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// A place in a log. All of its methods block.
 ///
-/// An open file is followed wherever rotation renames it: nothing is written
-/// to it any more then, and what comes next is in the file that is one
-/// number younger.
+/// Files that are younger than the one that is read are opened as soon as they
+/// are seen, so that rotation takes nothing away that is still to be read.
+/// When it was faster than that, an entry says so.
 #[derive(Debug)]
 pub(crate) struct Reader {
     path: PathBuf,
+    /// Tells of rotations, to those who go on reading.
+    pub(crate) changes: Option<Changes>,
     current: Option<Place>,
-    /// Younger files that were there at the beginning, oldest first.
-    then: VecDeque<File>,
+    /// Younger files, oldest first.
+    then: VecDeque<Place>,
+    /// Most files to hold.
+    most: usize,
+    /// Rotations until the youngest file held was seen to be the log's youngest.
+    rotations: u64,
 }
 
 #[derive(Debug)]
@@ -41,12 +55,14 @@ struct Place {
     at: u64,
     /// The beginning of a record whose end was not read yet.
     rest: Vec<u8>,
+    /// Something came before this that is gone.
+    gap: bool,
 }
 
 impl Place {
     fn new(file: File, at: u64) -> io::Result<Self> {
         let inode = file.metadata()?.ino();
-        Ok(Self { file, inode, at, rest: Vec::new() })
+        Ok(Self { file, inode, at, rest: Vec::new(), gap: false })
     }
 
     /// The next block's entries; nothing at the end.
@@ -74,11 +90,12 @@ impl Place {
 
 impl Reader {
     /// Opens a log at its beginning, or where its last `tail` lines begin. A
-    /// log that is not there yet is empty.
+    /// log that is not there yet is empty. Who goes on reading has `changes`,
+    /// begun before this.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn open(path: &Path, tail: Option<u64>) -> Result<Self> {
+    pub(crate) fn open(path: &Path, tail: Option<u64>, changes: Option<Changes>) -> Result<Self> {
         let failed = |err| Error::io(format!("read the log {}", path.display()), err);
         let mut files = open_all(path).map_err(failed)?;
         let mut start = 0;
@@ -92,11 +109,14 @@ impl Reader {
                 }
             }
         }
-        files.reverse();
-        let mut then = VecDeque::from(files);
-        let first = then.pop_front().map(|file| Place::new(file, start));
-        let current = first.transpose().map_err(failed)?;
-        Ok(Self { path: path.to_owned(), current, then })
+        let places = files.into_iter().rev().map(|file| Place::new(file, 0));
+        let mut then = places.collect::<io::Result<VecDeque<_>>>().map_err(failed)?;
+        let mut current = then.pop_front();
+        if let Some(first) = &mut current {
+            first.at = start;
+        }
+        let most = HELD.max(then.len());
+        Ok(Self { path: path.to_owned(), changes, current, then, most, rotations: 0 })
     }
 
     /// Some more entries; none when all that is there has been read.
@@ -104,37 +124,86 @@ impl Reader {
     /// # Errors
     /// The system's.
     pub(crate) fn batch(&mut self) -> Result<Vec<LogEntry>> {
-        self.read().map_err(|err| Error::io(format!("read the log {}", self.path.display()), err))
+        self.read().map_err(|err| self.failed(err))
+    }
+
+    /// Opens what has become the log's since the last look. To be called while
+    /// what was read is not taken.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn keep_up(&mut self) -> Result<()> {
+        self.gather().map_err(|err| self.failed(err))
+    }
+
+    fn failed(&self, err: io::Error) -> Error {
+        Error::io(format!("read the log {}", self.path.display()), err)
     }
 
     fn read(&mut self) -> io::Result<Vec<LogEntry>> {
         loop {
-            let Some(place) = &mut self.current else {
-                match open(&self.path)? {
-                    Some(file) => self.current = Some(Place::new(file, 0)?),
-                    None => return Ok(Vec::new()),
-                }
-                continue;
-            };
+            // What is younger was renamed away from before what is read now,
+            // so nothing is written to a file once its successor is known.
+            self.gather()?;
+            let Some(place) = &mut self.current else { return Ok(Vec::new()) };
             match place.read()? {
                 // A block may lie within one long record.
                 Some(entries) if entries.is_empty() => continue,
                 Some(entries) => return Ok(entries),
                 None => {}
             }
-            if let Some(next) = self.then.pop_front() {
-                *place = Place::new(next, 0)?;
-                continue;
-            }
-            let Some(next) = successor(&self.path, place.inode)? else { return Ok(Vec::new()) };
-            // The file was renamed before this look at it, so nothing comes
-            // after what is read now.
-            match place.read()? {
-                Some(entries) if entries.is_empty() => {}
-                Some(entries) => return Ok(entries),
-                None => *place = Place::new(next, 0)?,
+            let Some(next) = self.then.pop_front() else { return Ok(Vec::new()) };
+            let gap = next.gap;
+            *place = next;
+            if gap {
+                return Ok(vec![LogEntry::missing()]);
             }
         }
+    }
+
+    /// Opens all files that are younger than those that are held.
+    fn gather(&mut self) -> io::Result<()> {
+        for _ in 0..ATTEMPTS {
+            let rotations = self.count_rotations()?;
+            let Some(newest) = self.then.back().or(self.current.as_ref()) else {
+                let Some(file) = open(&self.path)? else { return Ok(()) };
+                self.current = Some(Place::new(file, 0)?);
+                continue;
+            };
+            let next = successor(&self.path, newest.inode)?;
+            if self.count_rotations()? != rotations {
+                continue;
+            }
+            let (file, files) = match next {
+                Next::Nothing => {
+                    self.rotations = rotations;
+                    return Ok(());
+                }
+                Next::File(file) => (file, 0),
+                Next::Oldest(file, files) => (file, files),
+            };
+            let mut place = Place::new(file, 0)?;
+            // As many as are there now have come: what came first is next.
+            place.gap = files > 0 && rotations.saturating_sub(self.rotations) > files;
+            if files > 0 {
+                // It was the youngest when all but those behind it had come.
+                self.rotations = rotations.saturating_sub(files - 1).max(self.rotations);
+            } else {
+                self.rotations = self.rotations.saturating_add(1).min(rotations);
+            }
+            self.then.push_back(place);
+            if self.then.len() > self.most {
+                self.then.pop_front();
+                if let Some(first) = self.then.front_mut() {
+                    first.gap = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count_rotations(&mut self) -> io::Result<u64> {
+        self.changes.as_mut().map_or(Ok(0), Changes::rotations)
     }
 }
 
@@ -177,13 +246,22 @@ fn open_all(path: &Path) -> io::Result<Vec<File>> {
     Ok(files)
 }
 
-/// The file that goes on where the one with this inode ended; `None` while
-/// that is the youngest.
-fn successor(path: &Path, inode: u64) -> io::Result<Option<File>> {
+/// What goes on where a file ended.
+enum Next {
+    /// It is the youngest.
+    Nothing,
+    /// This one.
+    File(File),
+    /// It was rotated away: this is the oldest of so many that are left.
+    Oldest(File, u64),
+}
+
+/// What goes on where the file with this inode ended.
+fn successor(path: &Path, inode: u64) -> io::Result<Next> {
     let is_at = |n: u32| numbered(path, n).metadata().is_ok_and(|m| m.ino() == inode);
     for _ in 0..ATTEMPTS {
         if is_at(0) {
-            return Ok(None);
+            return Ok(Next::Nothing);
         }
         let mut there = 1;
         while there < MAX_FILES && numbered(path, there).exists() && !is_at(there) {
@@ -192,16 +270,20 @@ fn successor(path: &Path, inode: u64) -> io::Result<Option<File>> {
         if is_at(there) {
             let next = open(&numbered(path, there - 1))?;
             // Still in the same place: what was opened is its successor.
-            if is_at(there) {
-                return Ok(next);
+            if let Some(next) = next.filter(|_| is_at(there)) {
+                return Ok(Next::File(next));
             }
-            continue;
+        } else if path.exists() && !numbered(path, there + 1).exists() {
+            // It was rotated away: the oldest that is left goes on.
+            if let Some(file) = open(&numbered(path, there - 1))? {
+                return Ok(Next::Oldest(file, there.into()));
+            }
         }
-        // It was rotated away: the oldest that is left goes on.
-        let oldest = (0..there).rev().find_map(|n| open(&numbered(path, n)).transpose());
-        return oldest.transpose();
+        // In the middle of a rotation.
+        std::thread::sleep(MOMENT);
     }
-    Ok(None)
+    // Its files are not as rotation leaves them.
+    Ok(open(path)?.map_or(Next::Nothing, |file| Next::Oldest(file, 1)))
 }
 
 #[cfg(test)]
@@ -247,7 +329,9 @@ mod tests {
             if entries.is_empty() {
                 return text;
             }
-            entries.iter().for_each(|e| text += std::str::from_utf8(&e.data).unwrap());
+            for entry in entries {
+                text += if entry.gap { "gap\n" } else { std::str::from_utf8(&entry.data).unwrap() };
+            }
         }
     }
 
@@ -261,7 +345,7 @@ mod tests {
                 log.rotate();
             }
         }
-        let read = |tail| all(&mut Reader::open(&log.path, tail).unwrap());
+        let read = |tail| all(&mut Reader::open(&log.path, tail, None).unwrap());
         assert_eq!(read(None), "0\n1\n2\n3\n4\n5\n6\n7\n8\n");
         assert_eq!(read(Some(2)), "7\n8\n");
         assert_eq!(read(Some(5)), "4\n5\n6\n7\n8\n");
@@ -273,7 +357,7 @@ mod tests {
     fn rotation_while_following() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Log::new(dir.path(), 4);
-        let mut reader = Reader::open(&log.path, Some(0)).unwrap();
+        let mut reader = Reader::open(&log.path, Some(0), None).unwrap();
         let (mut want, mut got) = (String::new(), String::new());
         for n in 0..200 {
             let line = format!("line {n}\n");
@@ -291,24 +375,61 @@ mod tests {
         assert_eq!(got, want);
     }
 
-    #[test]
-    fn what_was_rotated_away_is_skipped() {
+    #[tokio::test]
+    async fn what_was_rotated_away_is_told() {
+        for files in [1, 2, 3] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = Log::new(dir.path(), files);
+            log.write("0\n");
+            let changes = Changes::of(&log.path).unwrap();
+            let mut reader = Reader::open(&log.path, None, Some(changes)).unwrap();
+            assert_eq!(all(&mut reader), "0\n");
+            let mut next = 1;
+            let mut rotate = |times: u32| {
+                for _ in 0..times {
+                    log.rotate();
+                    log.write(&format!("{next}\n"));
+                    next += 1;
+                }
+                next
+            };
+            // The whole rotation, and nothing is lost.
+            let end = rotate(files);
+            let want: String = (1..end).map(|n| format!("{n}\n")).collect();
+            assert_eq!(all(&mut reader), want, "{files} files");
+            let end = rotate(files + 1);
+            let want: String = (end - files..end).map(|n| format!("{n}\n")).collect();
+            assert_eq!(all(&mut reader), format!("gap\n{want}"), "{files} files");
+            let end = rotate(1);
+            assert_eq!(all(&mut reader), format!("{}\n", end - 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_seen_in_time_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Log::new(dir.path(), 2);
-        log.write("0\n");
-        let mut reader = Reader::open(&log.path, None).unwrap();
-        assert_eq!(all(&mut reader), "0\n");
-        for n in 1..6 {
-            log.rotate();
-            log.write(&format!("{n}\n"));
-        }
-        assert_eq!(all(&mut reader), "4\n5\n");
+        let changes = Changes::of(&log.path).unwrap();
+        let mut reader = Reader::open(&log.path, None, Some(changes)).unwrap();
+        let mut rotate = |from: usize, to: usize, reader: &mut Reader| {
+            for n in from..to {
+                log.write(&format!("{n}\n"));
+                log.rotate();
+                reader.keep_up().unwrap();
+            }
+        };
+        rotate(0, HELD, &mut reader);
+        let want: String = (0..HELD).map(|n| format!("{n}\n")).collect();
+        assert_eq!(all(&mut reader), want);
+        // Not without end.
+        rotate(0, HELD + 3, &mut reader);
+        assert!(all(&mut reader).contains("gap\n"));
     }
 
     #[test]
     fn a_log_that_does_not_exist_yet_and_a_torn_record() {
         let dir = tempfile::tempdir().unwrap();
-        let mut reader = Reader::open(&dir.path().join("c-json.log"), Some(5)).unwrap();
+        let mut reader = Reader::open(&dir.path().join("c-json.log"), Some(5), None).unwrap();
         assert_eq!(all(&mut reader), "");
         let mut log = Log::new(dir.path(), 1);
         log.write("a\n");
