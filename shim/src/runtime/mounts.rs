@@ -233,18 +233,36 @@ pub(crate) fn prepare(
     stage: &Path,
 ) -> Result<Vec<MountWork>, Error> {
     let linux = spec.linux().clone().unwrap_or_default();
-    let mut work = Vec::new();
-    let mut view = Some(view);
-    let mut stage = Stage { dir: stage, ready: false, count: 0 };
+    let stage = Stage { dir: stage, ready: false, count: 0 };
+    let mut preparation = Preparation { linux, view: Some(view), root, stage, work: Vec::new() };
     for m in spec.mounts_mut().iter_mut().flatten() {
-        let (from, to) = (source(m), m.destination().display().to_string());
-        let named = |e| Error::io(format!("prepare the mount {from} for {to}"), e);
         if is_cgroup(m) {
-            if let Some(view) = view.take() {
-                work.push(view.work(m).map_err(named)?);
-            }
-            continue;
+            preparation.cgroups(m)?;
+        } else {
+            preparation.mount(m)?;
         }
+    }
+    Ok(preparation.work)
+}
+
+/// The state of [`prepare`].
+struct Preparation<'a> {
+    linux: Linux,
+    view: Option<CgroupView>,
+    root: BorrowedFd<'a>,
+    stage: Stage<'a>,
+    work: Vec<MountWork>,
+}
+
+impl Preparation<'_> {
+    fn cgroups(&mut self, m: &Mount) -> Result<(), Error> {
+        if let Some(view) = self.view.take() {
+            self.work.push(view.work(m).map_err(|e| unprepared(m, e))?);
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, m: &mut Mount) -> Result<(), Error> {
         if m.source().is_none() {
             // A name only, which libcontainer insists on.
             m.set_source(m.typ().as_ref().map(PathBuf::from));
@@ -254,14 +272,16 @@ pub(crate) fn prepare(
             || m.typ().as_deref() == Some("bind");
         if bind && !m.source().as_ref().is_some_and(|s| s.exists()) {
             return Err(Error::NotFound(format!(
-                "mount {from} for {to}: there is no such file or directory"
+                "mount {} for {}: there is no such file or directory",
+                source(m),
+                m.destination().display()
             )));
         }
         if bind
             && (wants_idmap(&options) || m.uid_mappings().is_some() || m.gid_mappings().is_some())
         {
-            let at = stage.place(m).map_err(named)?;
-            id_mapped(m, &options, &linux, &at)?.map_err(named)?;
+            let at = self.stage.place(m).map_err(|e| unprepared(m, e))?;
+            id_mapped(m, &options, &self.linux, &at)?.map_err(|e| unprepared(m, e))?;
             m.set_source(Some(at)).set_uid_mappings(None).set_gid_mappings(None);
         } else if wants_idmap(&options) {
             return Err(Error::Invalid(format!(
@@ -269,29 +289,40 @@ pub(crate) fn prepare(
                 m.destination().display()
             )));
         } else if options.iter().any(|o| o == "tmpcopyup") {
-            let at = stage.place_directory().map_err(named)?;
-            copied_up(m, &options, root, &at).map_err(named)?;
-            let rest = options
-                .iter()
-                .filter(|o| matches!(o.as_str(), "ro" | "nosuid" | "nodev" | "noexec"))
-                .cloned();
-            let rest = rest.chain(["bind".to_owned()]).collect();
-            m.set_source(Some(at)).set_typ(Some("bind".into())).set_options(Some(rest));
-            continue;
+            return self.copy_up(m, &options);
         }
+        self.propagate(m, &options, bind)
+    }
+
+    /// A tmpfs with what the image has at its place becomes a bind of one.
+    fn copy_up(&mut self, m: &mut Mount, options: &[String]) -> Result<(), Error> {
+        let at = self.stage.place_directory().map_err(|e| unprepared(m, e))?;
+        copied_up(m, options, self.root, &at).map_err(|e| unprepared(m, e))?;
+        let plain = |o: &&String| matches!(o.as_str(), "ro" | "nosuid" | "nodev" | "noexec");
+        let rest = options.iter().filter(plain).cloned().chain(["bind".to_owned()]).collect();
+        m.set_source(Some(at)).set_typ(Some("bind".into())).set_options(Some(rest));
+        Ok(())
+    }
+
+    /// Takes the propagation out of the options: the executor sets it.
+    fn propagate(&mut self, m: &mut Mount, options: &[String], bind: bool) -> Result<(), Error> {
         let staged =
-            |o: &String| !matches!(o.as_str(), "idmap" | "ridmap") && propagation(o).is_none();
-        let rest: Vec<String> = options.iter().filter(|o| staged(o)).cloned().collect();
+            |o: &&String| !matches!(o.as_str(), "idmap" | "ridmap") && propagation(o).is_none();
+        let rest: Vec<String> = options.iter().filter(staged).cloned().collect();
         let asked = options.iter().filter_map(|o| propagation(o)).next_back();
         // A bind that says nothing gets and gives no mounts.
         let wanted = asked.or(bind.then_some((libc::MS_PRIVATE, true)));
         if let Some((kind, recursive)) = wanted.filter(|_| m.destination() != Path::new("/")) {
-            let at = sys::cpath(m.destination()).map_err(named)?;
-            work.push(MountWork::Propagation { at, kind, recursive });
+            let at = sys::cpath(m.destination()).map_err(|e| unprepared(m, e))?;
+            self.work.push(MountWork::Propagation { at, kind, recursive });
         }
         m.set_options(Some(rest));
+        Ok(())
     }
-    Ok(work)
+}
+
+fn unprepared(m: &Mount, e: io::Error) -> Error {
+    Error::io(format!("prepare the mount {} for {}", source(m), m.destination().display()), e)
 }
 
 fn source(m: &Mount) -> String {

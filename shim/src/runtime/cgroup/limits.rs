@@ -72,6 +72,20 @@ fn refused(what: &str, why: &str) -> Error {
     Error::Unsupported(format!("{what}: {why}; leave it out of the container's resources"))
 }
 
+/// v2's limit of swap alone, from v1's of memory and swap together.
+fn swap_alone(swap: i64, limit: i64) -> Result<String, Error> {
+    if swap < 0 {
+        return Ok("max".to_owned());
+    }
+    if limit <= 0 {
+        return Err(Error::Invalid("a swap limit needs a memory limit".into()));
+    }
+    if swap < limit {
+        return Err(Error::Invalid("the memory and swap limit is below the memory limit".into()));
+    }
+    Ok((swap - limit).to_string())
+}
+
 /// A size; negative is no limit.
 fn bytes(n: i64, v2: bool) -> String {
     match n {
@@ -126,21 +140,8 @@ impl Planner<'_> {
             sizes.push(self.setting("memory", &[file], bytes(limit, v2))?);
         }
         if let Some(swap) = m.swap().filter(|s| *s != 0) {
-            // v1 counts memory and swap together, v2 swap alone.
             let (file, value) = if v2 {
-                let limit = m.limit().unwrap_or(0);
-                if swap > 0 && limit <= 0 {
-                    return Err(Error::Invalid("a swap limit needs a memory limit".into()));
-                }
-                if swap > 0 && swap < limit {
-                    return Err(Error::Invalid(
-                        "the memory and swap limit is below the memory limit".into(),
-                    ));
-                }
-                (
-                    "memory.swap.max",
-                    if swap < 0 { "max".to_owned() } else { (swap - limit).to_string() },
-                )
+                ("memory.swap.max", swap_alone(swap, m.limit().unwrap_or(0))?)
             } else {
                 ("memory.memsw.limit_in_bytes", bytes(swap, false))
             };
