@@ -230,6 +230,8 @@ pub enum ExecFailure {
     NotFound,
     /// The file can't be executed: exit code 126.
     NotExecutable,
+    /// The working directory can't be entered: exit code 126.
+    WorkingDirectory,
 }
 
 impl ExecFailure {
@@ -237,7 +239,7 @@ impl ExecFailure {
     pub fn exit_code(self) -> u32 {
         match self {
             ExecFailure::NotFound => 127,
-            ExecFailure::NotExecutable => 126,
+            ExecFailure::NotExecutable | ExecFailure::WorkingDirectory => 126,
         }
     }
 }
@@ -247,6 +249,10 @@ impl ExecFailure {
 /// behind `exec` are what they share.
 pub fn exec_failure(err: &crate::Error) -> Option<ExecFailure> {
     let text = err.to_string();
+    // The same words of the system are not about the command here.
+    if text.contains("chdir to cwd") {
+        return Some(ExecFailure::WorkingDirectory);
+    }
     if !text.contains("exec") {
         return None;
     }

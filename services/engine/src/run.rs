@@ -46,8 +46,8 @@ impl Engine {
     /// not outlive the machine anyway, so it is only safe from the end of the daemon.
     ///
     /// # Errors
-    /// As [`Engine::create`]; a detached container's command that can't be
-    /// run is a `NotFound` or `FailedPrecondition`, and the container stays, not started.
+    /// As [`Engine::create`]. A command that can't be run ends the session with
+    /// its exit code; the container stays, not started, unless it was to go with its end.
     pub async fn run(
         self: &Arc<Self>,
         ctx: &Context,
@@ -91,11 +91,10 @@ impl Engine {
             Err(err) => {
                 let not_run = self.failed(&start, &err).await;
                 return match not_run {
-                    Some(NotRun { status, text }) if attach => {
+                    Some(NotRun { status, text }) => {
                         session.tell(SessionOutput::Exited { status, error: text }).await;
                         Ok(())
                     }
-                    Some(not_run) => Err(not_run.into_error(err)),
                     None => Err(err),
                 };
             }
@@ -232,6 +231,9 @@ impl NotRun {
             ExecFailure::NotFound if command.contains('/') => {
                 format!("stat {command}: no such file or directory")
             }
+            ExecFailure::WorkingDirectory => {
+                return Some(Self { status: failure.exit_code(), text: err.to_string() });
+            }
             ExecFailure::NotFound => "executable file not found in $PATH".to_owned(),
             ExecFailure::NotExecutable => {
                 let said = err.to_string().to_lowercase();
@@ -293,6 +295,11 @@ mod tests {
         let found = not_run("exec /etc/passwd: Permission denied", "/etc/passwd").unwrap();
         assert_eq!(found.status, 126);
         assert_eq!(found.text, "exec: \"/etc/passwd\": permission denied");
+        let found = not_run("exec: \"\": executable file not found in $PATH", "").unwrap();
+        assert_eq!(found.text, "exec: \"\": executable file not found in $PATH");
+        let said = "chdir to cwd (\"/nope\") failed: no such file or directory";
+        let found = not_run(said, "ls").unwrap();
+        assert_eq!((found.status, found.text.as_str()), (126, said));
         assert_eq!(not_run("mount failed", "x"), None);
     }
 }
