@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gantry_tests::{Daemon, Options, Registry, image, in_memory, run_within, wait_for};
+use gantry_tests::{Containerd, Daemon, Options, Registry, image, in_memory, run_within, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -15,7 +15,7 @@ use crate::report::Report;
 /// An engine or a runtime.
 pub(crate) enum Peer {
     Gantry(Box<Daemon>, String),
-    Containerd(Server, String),
+    Containerd(Containerd, String),
     Docker(Server, String),
     Podman(TempDir, String),
     /// A low-level runtime, `runc` or `crun`, with its bundle and its state.
@@ -100,21 +100,7 @@ pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
 }
 
 fn containerd(busybox: &str) -> Peer {
-    let (dir, state) = (tempdir("containerd"), in_memory("containerd"));
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let config = format!(
-        "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = \"{}\"\n",
-        path("root"),
-        state.path().display(),
-        path("c.sock")
-    );
-    fs::write(dir.path().join("config.toml"), config).expect("write");
-    let mut command = Command::new("containerd");
-    command.arg("--config").arg(dir.path().join("config.toml"));
-    let peer = Peer::Containerd(spawn(&mut command, dir, state), busybox.into());
-    wait_for("containerd", || {
-        run_within(peer.client().arg("version"), Duration::from_secs(5)).code.eq(&0).then_some(())
-    });
+    let peer = Peer::Containerd(Containerd::start(), busybox.into());
     ok(peer.client().args(["images", "pull", "--plain-http", busybox]));
     peer
 }
@@ -200,11 +186,7 @@ impl Peer {
     fn client(&self) -> Command {
         match self {
             Peer::Gantry(daemon, _) => daemon.gantry_command(&[]),
-            Peer::Containerd(server, _) => {
-                let mut command = Command::new("ctr");
-                command.arg("--address").arg(server.dir.path().join("c.sock"));
-                command
-            }
+            Peer::Containerd(server, _) => server.ctr_command(&[]),
             Peer::Docker(server, _) => {
                 let mut command = Command::new("docker");
                 command
@@ -273,9 +255,7 @@ impl Peer {
     pub(crate) fn processes(&self) -> Option<(Vec<u32>, &'static str)> {
         match self {
             Peer::Gantry(daemon, _) => Some((vec![daemon.pid()], "containerd-shim-gantry-v2")),
-            Peer::Containerd(server, _) => {
-                Some((vec![server.child.id()], "containerd-shim-runc-v2"))
-            }
+            Peer::Containerd(server, _) => Some((vec![server.pid()], "containerd-shim-runc-v2")),
             Peer::Docker(server, _) => {
                 let parent = server.child.id().to_string();
                 let children = gantry_tests::leftovers::processes(|pid| {

@@ -4,6 +4,7 @@
 //! else.
 
 mod command;
+mod containerd;
 mod daemon;
 mod guest;
 mod images;
@@ -14,6 +15,7 @@ mod registry;
 mod terminal;
 
 pub use command::{Output, run, run_within, wait_for};
+pub use containerd::Containerd;
 pub use daemon::{Daemon, Options, in_memory};
 pub use guest::Guest;
 pub use images::image;
