@@ -26,6 +26,18 @@ const HEADWAY: u64 = 64 << 10;
 /// How often to look whether somebody else's ingest moves.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// What references of layers' ingests begin with.
+const LAYER: &str = "layer";
+
+/// The reference of a layer's ingest.
+pub(crate) fn layer_reference(digest: &Digest) -> String {
+    reference_of(LAYER, digest)
+}
+
+fn reference_of(prefix: &str, digest: &Digest) -> String {
+    format!("{prefix}-{digest}")
+}
+
 /// Fetches the content of one image.
 pub(crate) struct Fetcher {
     pub(crate) ctx: Context,
@@ -116,7 +128,7 @@ impl Fetcher {
             return Ok(Opened::Here);
         }
         self.remote(blob)?;
-        self.ingest("layer", blob).await
+        self.ingest(LAYER, blob).await
     }
 
     /// Brings the rest of a layer here, and hands every byte to `feed` as well.
@@ -265,7 +277,7 @@ impl Fetcher {
     async fn ingest(&self, prefix: &str, blob: &Descriptor) -> Result<Opened> {
         let key = format!("content {} {}", self.ctx.namespace, blob.digest);
         let flight = self.flights.enter(key).await;
-        let reference = format!("{prefix}-{}", blob.digest);
+        let reference = reference_of(prefix, &blob.digest);
         let (mut seen, mut moved) = (None, Instant::now());
         loop {
             let opened =

@@ -1,6 +1,8 @@
 //! Pull and unpack, from the reference to the record.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::credentials::{self, Credentials};
 use crate::document::{self, Document, ImageParts, PartsCache};
-use crate::fetch::{Fetcher, Remote};
+use crate::fetch::{self, Fetcher, Remote};
 use crate::flights::Flights;
 use crate::layers::LayerWork;
 use crate::leasing::Leasing;
@@ -29,6 +31,8 @@ use crate::unpack::Unpacker;
 
 /// How deep indexes may lie in each other.
 const MAX_DEPTH: usize = 4;
+/// How long ingests that were given up may be held still.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// What a [`RegistryPuller`] works with.
 pub struct Services {
@@ -180,6 +184,27 @@ impl RegistryPuller {
         work.fetcher.label(&parts.config_descriptor.digest, kept).await
     }
 
+    /// Throws away what has come of unfinished layers.
+    async fn abort_layers(&self, ctx: &Context, parts: &ImageParts) {
+        let end = Instant::now() + LETTING_GO;
+        for layer in &parts.layers {
+            let reference = fetch::layer_reference(&layer.blob.digest);
+            loop {
+                match self.services.content.abort(ctx, &reference).await {
+                    // What was given up is let go in a moment; another pull's is not.
+                    Err(err) if err.kind() == Kind::Unavailable && Instant::now() < end => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(err) if !err.is_not_found() => {
+                        tracing::warn!(error = %err, reference, "an unfinished layer stays");
+                        break;
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+
     async fn resolve(&self, remote: &Remote) -> Result<Resolved> {
         let reference = &remote.reference;
         let resolved = remote.session.resolve(reference.target_text()).await.map_err(|err| {
@@ -291,6 +316,15 @@ impl RegistryPuller {
     }
 }
 
+/// Whether it was a disk or a quota that ended something.
+fn is_out_of_space(err: &Error) -> bool {
+    let full = |err: &std::io::Error| {
+        matches!(err.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    };
+    let mut chain = std::iter::successors(Some(err as &dyn std::error::Error), |e| e.source());
+    chain.any(|err| err.downcast_ref().is_some_and(full))
+}
+
 #[async_trait]
 impl Puller for RegistryPuller {
     fn normalize(&self, reference: &str) -> Result<String> {
@@ -320,9 +354,15 @@ impl Puller for RegistryPuller {
         let on_pull = |err: Error| err.context(format!("failed to pull image \"{name}\""));
         let parts = self.parts(&fetcher, &target, bytes, wanted).await.map_err(on_pull)?;
         let parts = Arc::new(parts);
-        self.layers(fetcher, unpacker, &parts, Some(Arc::clone(&progress)))
-            .await
-            .map_err(on_pull)?;
+        let layers = self.layers(fetcher, unpacker, &parts, Some(Arc::clone(&progress))).await;
+        if let Err(err) = layers {
+            if !is_out_of_space(&err) {
+                return Err(on_pull(err));
+            }
+            self.abort_layers(ctx, &parts).await;
+            let why = "its unfinished layers were removed to free their space";
+            return Err(err.context(format!("failed to pull image \"{name}\" ({why})")));
+        }
 
         let (image, up_to_date) = self.record(ctx, &name, target).await?;
         self.remember(ctx, &image.target, parts, *wanted == self.host);

@@ -126,6 +126,18 @@ async fn other_bytes_than_promised_are_not_kept() {
 }
 
 #[tokio::test]
+async fn a_full_disk_gets_its_space_back() {
+    let layers = [1, 2, 3].map(|n| vec![Entry::File("f", noise(n, 3 * MIB))]);
+    let image = Image::new(Compression::Gzip, &layers);
+    let fake = Fake::good().await;
+    let (world, disk) = World::on_small_disk(6 * MIB).await;
+    let err = world.pull(&fake.push(&image, "a", "b")).await.unwrap_err();
+    assert_eq!(err.kind(), Kind::ResourceExhausted, "{err}");
+    assert!(err.to_string().contains("unfinished layers were removed"), "{err}");
+    assert_eq!((world.ingests().await, disk.partial()), (Vec::<String>::new(), 0));
+}
+
+#[tokio::test]
 async fn a_damaged_partial_ingest_is_fetched_anew() {
     let image = large();
     let layer = &image.layers[1];

@@ -14,6 +14,7 @@ use gantry_core::namespaces::Namespaces;
 use gantry_core::snapshots::{Snapshotter, Snapshotters};
 use gantry_core::{Context, Labels, Namespace, Result};
 use gantry_images::{Config, RegistryPuller, Services};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
 /// Everything that a pull needs.
@@ -27,6 +28,23 @@ pub(crate) struct World {
     pub(crate) ctx: Context,
     db: Arc<dyn Database>,
     dir: Arc<TempDir>,
+}
+
+/// Unmounted when dropped, which has to be before its world.
+pub(crate) struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// Bytes of the ingests on it.
+    pub(crate) fn partial(&self) -> u64 {
+        let ingests = std::fs::read_dir(self.0.join("ingest")).expect("the ingests").flatten();
+        ingests.filter_map(|i| i.path().join("data").metadata().ok()).map(|m| m.len()).sum()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).expect("unmount the tmpfs");
+    }
 }
 
 /// What was reported.
@@ -63,6 +81,19 @@ impl World {
         let dir = tempfile::Builder::new().prefix("gantry-pull-").tempdir().expect("tempdir");
         let db = gantry_metadata::RocksDatabase::open(dir.path().join("metadata"));
         Self::open(config, Arc::new(dir), Arc::new(db.expect("open the records"))).await
+    }
+
+    /// One whose content lies on a file system of this many bytes.
+    pub(crate) async fn on_small_disk(bytes: usize) -> (Self, SmallDisk) {
+        let dir = tempfile::Builder::new().prefix("gantry-pull-").tempdir().expect("tempdir");
+        let disk = SmallDisk(dir.path().join("io.containerd.content.v1.content"));
+        std::fs::create_dir(&disk.0).expect("make a directory");
+        let size = format!("size={bytes}");
+        mount(Some("tmpfs"), &disk.0, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+            .expect("mount a tmpfs");
+        let db = gantry_metadata::RocksDatabase::open(dir.path().join("metadata"));
+        let db = Arc::new(db.expect("open the records"));
+        (Self::open(quick(), Arc::new(dir), db).await, disk)
     }
 
     /// The same after a restart of the process: new services over the same
