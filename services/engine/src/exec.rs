@@ -183,6 +183,7 @@ fn process(container: &Container, request: &ExecRequest) -> Result<Any> {
         process["cwd"] = json!(request.working_dir);
     }
     if !request.user.is_empty() {
+        spec::check_user(&request.user)?;
         process["user"] = spec::user(&request.user);
     }
     Ok(Any::process(process.to_string().into_bytes()))
@@ -243,7 +244,12 @@ mod tests {
             working_dir: "tmp".into(),
             ..ExecRequest::default()
         };
-        for bad in [no_command, relative] {
+        let user = ExecRequest {
+            command: vec!["ls".into()],
+            user: "0:2147483648".into(),
+            ..ExecRequest::default()
+        };
+        for bad in [no_command, relative, user] {
             let err = process(&container(), &bad).unwrap_err();
             assert_eq!(err.kind(), gantry_core::Kind::InvalidArgument);
         }

@@ -12,7 +12,7 @@ use crate::images::Ready;
 use crate::live::Live;
 use crate::model::{Meta, Network, Phase, Settings, State};
 use crate::options::{ContainerOptions, Pull, Size};
-use crate::spec::{DEFAULT_PATH, SpecInput};
+use crate::spec::{DEFAULT_PATH, SpecInput, check_user};
 use crate::{names, signal};
 
 /// SIGTERM.
@@ -177,6 +177,8 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         ("", Network::None) => id[..SHORT_ID].to_owned(),
         (name, _) => valid_host_name(name)?,
     };
+    let user = first(&options.user, image.user.as_ref(), "");
+    check_user(&user)?;
     let stop_signal = first(&options.stop_signal, image.stop_signal.as_ref(), "");
     let (log_max_size, log_max_files) = log_options(&options.log_options)?;
     Ok(Settings {
@@ -184,7 +186,7 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         command,
         env: environment(options, image, &host_name),
         working_dir,
-        user: first(&options.user, image.user.as_ref(), ""),
+        user,
         tty: options.tty,
         open_stdin: options.open_stdin,
         hostname: host_name,
@@ -328,7 +330,7 @@ mod tests {
         let options = ContainerOptions {
             command: strings(&["ls"]),
             env: strings(&["A=2", "PATH", "B=x=y"]),
-            user: "0".into(),
+            user: "2147483647:0".into(),
             working_dir: "/tmp".into(),
             hostname: "web-1".into(),
             tty: true,
@@ -363,6 +365,9 @@ mod tests {
             ContainerOptions { working_dir: "tmp".into(), ..base.clone() },
             ContainerOptions { stop_signal: "SIGNOPE".into(), ..base.clone() },
             ContainerOptions { hostname: "a b".into(), ..base.clone() },
+            ContainerOptions { user: "-1".into(), ..base.clone() },
+            ContainerOptions { user: "0:2147483648".into(), ..base.clone() },
+            ContainerOptions { user: "99999999999999999999".into(), ..base.clone() },
             ContainerOptions { log_options: log("max-size", "-1"), ..base.clone() },
             ContainerOptions { log_options: log("max-file", "0"), ..base.clone() },
             ContainerOptions { log_options: log("nope", "1"), ..base.clone() },

@@ -165,6 +165,24 @@ fn process(settings: &Settings, size: Option<Size>) -> Value {
     process
 }
 
+/// Refuses IDs of users and groups that the system has not. Names are the shim's to look up.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub(crate) fn check_user(user: &str) -> Result<()> {
+    for id in user.splitn(2, ':') {
+        let digits = id.strip_prefix(['-', '+']).unwrap_or(id);
+        let numeric = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        if numeric && !id.parse::<i32>().is_ok_and(|id| id >= 0) {
+            return Err(Error::invalid_argument(format!(
+                "user {user:?}: uids and gids must be in range 0-{}",
+                i32::MAX
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The user as it was written: the shim looks it up in the container's own
 /// files, with its further groups.
 pub(crate) fn user(user: &str) -> Value {
