@@ -94,6 +94,7 @@ impl Context<'_> {
 #[derive(Debug, Subcommand)]
 enum Command {
     Attach(attach::Args),
+    #[command(alias = "completions")]
     Completion(completion::Args),
     Create(create::Args),
     Exec(exec::Args),
@@ -129,9 +130,17 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
 
 /// The definition that help, man pages and completions come from.
 pub(crate) fn definition() -> clap::Command {
-    let command = Arguments::command();
+    let mut command = Arguments::command();
     let template = template(&command);
-    command.help_template(template)
+    // As it stands: with an error clap adds options that the environment sets.
+    let mut built = command.clone();
+    built.build();
+    for sub in built.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+        let usage = sub.render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage: ").to_owned();
+        command = command.mut_subcommand(sub.get_name(), |sub| sub.override_usage(usage));
+    }
+    command.help_template(template).override_usage("gantry [OPTIONS] COMMAND")
 }
 
 /// The help of `gantry` itself, with its commands in groups.
@@ -206,6 +215,20 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn usage_is_the_same_whatever_was_given() {
+        for line in [["gantry", "--address", "/x", "stop"], ["gantry", "--namespace", "x", "stop"]]
+        {
+            let said = parse(&line).unwrap_err().to_string();
+            assert!(said.contains("Usage: gantry stop [OPTIONS] <CONTAINER>..."), "{said}");
+        }
+        assert!(parse(&["gantry", "completions", "bash"]).is_ok());
+        let Command::Logs(_) = parse(&["gantry", "logs", "--tail", "-1", "c"]).unwrap().command
+        else {
+            panic!("another command")
+        };
     }
 
     #[test]

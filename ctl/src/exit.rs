@@ -83,10 +83,14 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        if !text.is_empty() {
-            text.push_str(": ");
+        // Some errors have the same words as what caused them.
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&said);
         }
-        text.push_str(&cause.to_string());
         if cause.is::<gantry_core::Error>() || cause.is::<Coded>() {
             break;
         }
@@ -132,5 +136,7 @@ mod tests {
             describe(&error),
             "read the list: open x: No such file or directory (os error 2)"
         );
+        let twice = anyhow!("read a body").context("read a body");
+        assert_eq!(describe(&twice), "read a body");
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines: a number, or all
-    #[arg(long, value_name = "LINES", default_value = "all")]
+    #[arg(long, value_name = "LINES", default_value = "all", allow_negative_numbers = true)]
     tail: Tail,
     /// Show when each line was written
     #[arg(short, long)]

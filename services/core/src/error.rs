@@ -206,10 +206,16 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
+        let mut said = self.message.clone();
         let mut next = self.source.as_deref().map(|e| e as &dyn std::error::Error);
         while let Some(err) = next {
+            // Some errors have the same words as what caused them.
+            let text = err.to_string();
+            if !said.ends_with(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
             // Our own errors print their sources already.
-            write!(f, ": {err}")?;
             next = if err.is::<Error>() { None } else { err.source() };
         }
         Ok(())
@@ -231,6 +237,12 @@ mod tests {
         let inner = Error::io("open x", std::io::Error::from_raw_os_error(2));
         let outer = Error::internal("start").with_source(inner);
         assert_eq!(outer.to_string(), "start: open x: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn the_same_words_are_said_once() {
+        let twice = Error::internal("reading a body").with_source("reading a body");
+        assert_eq!(twice.to_string(), "reading a body");
     }
 
     #[test]
