@@ -1,5 +1,5 @@
-//! The kernel's own filesystems (/dev, /dev/pts, /dev/shm, /dev/mqueue, /sys)
-//! and the masked and read-only paths in them.
+//! The kernel's own filesystems (/dev, /dev/pts, /dev/shm, /dev/mqueue, /sys),
+//! plain binds, and masked and read-only paths.
 //!
 //! libcontainer makes each such mount by name, with a hundred system calls of
 //! path checks. Here they are made by descriptor, with the same result: what
@@ -13,6 +13,8 @@ use super::types::Error;
 use super::{launch, spec, sys};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -50,17 +52,18 @@ pub(crate) fn mount(spec: &mut Spec, root: &Path) -> Result<Vec<MountWork>, Erro
     if let Some(mounts) = spec.mounts_mut() {
         mounts.retain(|m| {
             let apart = left.iter().all(|l| !overlap(l, m.destination()));
-            match plain(m).filter(|_| apart) {
-                Some(mount) => taken.push((m.destination().clone(), mount)),
+            match Plain::of(m).filter(|_| apart) {
+                Some(plain) => taken.push((m.clone(), plain)),
                 None => left.push(m.destination().clone()),
             }
             left.last() == Some(m.destination())
         });
     }
     let root = root_handle(root)?;
-    for (at, mount) in taken {
-        mount.make(root.as_fd(), &at).map_err(|e| {
-            Error::io(format!("mount {} on {}", mount.kind.to_string_lossy(), at.display()), e)
+    for (m, plain) in taken {
+        plain.make(root.as_fd(), m.destination()).map_err(|e| {
+            let source = m.source().as_deref().unwrap_or(Path::new(""));
+            Error::io(format!("mount {} on {}", source.display(), m.destination().display()), e)
         })?;
     }
     Ok(paths(spec))
@@ -116,49 +119,92 @@ fn overlap(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 
-/// A mount that needs nothing but a filesystem.
+/// A mount that needs nothing but itself.
 struct Plain {
-    kind: &'static std::ffi::CStr,
-    options: Vec<(String, String)>,
+    what: What,
     attributes: u64,
 }
 
-fn plain(m: &Mount) -> Option<Plain> {
-    let kind = match (m.typ().as_deref()?, m.destination().to_str()?) {
-        ("tmpfs", "/dev" | "/dev/shm") => c"tmpfs",
-        ("devpts", "/dev/pts") => c"devpts",
-        ("mqueue", "/dev/mqueue") => c"mqueue",
-        ("sysfs", "/sys") => c"sysfs",
-        _ => return None,
-    };
-    let source = m.source().as_ref().map_or(kind.to_str().ok(), |s| s.to_str())?;
-    let mut options = vec![("source".to_owned(), source.to_owned())];
-    let mut attributes = 0;
-    for option in m.options().iter().flatten() {
-        if let Some((_, attribute)) = ATTRIBUTES.iter().find(|a| a.0 == option) {
-            attributes |= attribute;
-        } else if let Some((key, value)) = option.split_once('=') {
-            options.push((key.to_owned(), value.to_owned()));
-        } else if option == "newinstance" && kind == c"devpts" {
-            // Every instance is, today.
-        } else {
-            return None;
-        }
-    }
-    // Things are made below; and a mode that is not given is that of the place.
-    let tmpfs = kind == c"tmpfs";
-    let writable = attributes & sys::ATTR_RDONLY == 0;
-    let moded = options.iter().any(|(key, _)| key == "mode");
-    (!tmpfs || (writable && moded)).then_some(Plain { kind, options, attributes })
+enum What {
+    Filesystem { kind: &'static CStr, options: Vec<(String, String)> },
+    Bind { source: PathBuf, recursive: bool },
 }
 
 impl Plain {
-    fn make(&self, root: BorrowedFd<'_>, at: &Path) -> std::io::Result<()> {
-        let place = sys::mkdir_all_in(root, at)?;
-        let options: Vec<_> = self.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let mount: OwnedFd = sys::new_mount(self.kind, &options, self.attributes)?;
-        sys::attach(mount.as_fd(), place.as_fd())
+    fn of(m: &Mount) -> Option<Self> {
+        let words = m.options().as_deref().unwrap_or_default();
+        let recursive = words.iter().any(|o| o == "rbind");
+        if recursive || words.iter().any(|o| o == "bind") || m.typ().as_deref() == Some("bind") {
+            return Self::bind(m, words, recursive);
+        }
+        let kind = match (m.typ().as_deref()?, m.destination().to_str()?) {
+            ("tmpfs", "/dev" | "/dev/shm") => c"tmpfs",
+            ("devpts", "/dev/pts") => c"devpts",
+            ("mqueue", "/dev/mqueue") => c"mqueue",
+            ("sysfs", "/sys") => c"sysfs",
+            _ => return None,
+        };
+        let source = m.source().as_ref().map_or(kind.to_str().ok(), |s| s.to_str())?;
+        let mut options = vec![("source".to_owned(), source.to_owned())];
+        let mut attributes = 0;
+        for option in words {
+            if let Some(attribute) = attribute(option) {
+                attributes |= attribute;
+            } else if let Some((key, value)) = option.split_once('=') {
+                options.push((key.to_owned(), value.to_owned()));
+            } else if option == "newinstance" && kind == c"devpts" {
+                // Every instance is, today.
+            } else {
+                return None;
+            }
+        }
+        // Things are made below; and a mode that is not given is that of the place.
+        let tmpfs = kind == c"tmpfs";
+        let writable = attributes & sys::ATTR_RDONLY == 0;
+        let moded = options.iter().any(|(key, _)| key == "mode");
+        let plain = Self { what: What::Filesystem { kind, options }, attributes };
+        (!tmpfs || (writable && moded)).then_some(plain)
     }
+
+    fn bind(m: &Mount, words: &[String], recursive: bool) -> Option<Self> {
+        let rest = words.iter().filter(|o| !matches!(o.as_str(), "bind" | "rbind"));
+        let attributes = rest.map(|o| attribute(o)).try_fold(0, |all, one| Some(all | one?))?;
+        // In /proc it needs more care than here, and / is no place below the root.
+        let at = m.destination();
+        let apart = at.is_absolute() && at != Path::new("/") && !at.starts_with("/proc");
+        let source = m.source().clone()?;
+        // To change how access times are kept, the old way has to be cleared first.
+        let simple = attributes & (sys::ATTR_NOATIME | sys::ATTR_STRICTATIME) == 0;
+        (apart && simple).then_some(Self { what: What::Bind { source, recursive }, attributes })
+    }
+
+    fn make(&self, root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+        match &self.what {
+            What::Filesystem { kind, options } => {
+                let place = sys::mkdir_all_in(root, at)?;
+                let options: Vec<_> =
+                    options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                let mount = sys::new_mount(kind, &options, self.attributes)?;
+                sys::attach(mount.as_fd(), place.as_fd())
+            }
+            What::Bind { source, recursive } => {
+                let source: OwnedFd = sys::open_path(source)?;
+                let directory = std::fs::File::from(source.try_clone()?).metadata()?.is_dir();
+                let place =
+                    if directory { sys::mkdir_all_in(root, at)? } else { sys::file_in(root, at)? };
+                let mount = sys::clone_mount(source.as_fd(), c"", *recursive)?;
+                if self.attributes != 0 {
+                    let change = sys::MountChange { set: self.attributes, ..Default::default() };
+                    sys::set_mount(mount.as_fd(), &change)?;
+                }
+                sys::attach(mount.as_fd(), place.as_fd())
+            }
+        }
+    }
+}
+
+fn attribute(option: &str) -> Option<u64> {
+    ATTRIBUTES.iter().find(|a| a.0 == option).map(|a| a.1)
 }
 
 /// Takes the masked and read-only paths in /proc and /sys out of the spec.
@@ -195,19 +241,22 @@ mod tests {
 
     #[test]
     fn only_plain_mounts_are_taken() {
-        let dev = plain(&mount("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755"])).unwrap();
+        let dev =
+            Plain::of(&mount("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755"])).unwrap();
         assert_eq!(dev.attributes, sys::ATTR_NOSUID | sys::ATTR_STRICTATIME);
-        assert_eq!(dev.options[1], ("mode".to_owned(), "755".to_owned()));
-        assert!(plain(&mount("sysfs", "/sys", &["ro", "noexec"])).is_some());
+        let What::Filesystem { options, .. } = dev.what else { panic!("no bind") };
+        assert_eq!(options[1], ("mode".to_owned(), "755".to_owned()));
+        assert!(Plain::of(&mount("sysfs", "/sys", &["ro", "noexec"])).is_some());
         for other in [
             mount("tmpfs", "/dev", &["ro", "mode=755"]),
             mount("tmpfs", "/dev", &[]),
             mount("tmpfs", "/run", &["mode=755"]),
             mount("tmpfs", "/dev/shm", &["mode=1777", "tmpcopyup"]),
-            mount("bind", "/sys", &["rbind"]),
+            mount("bind", "/proc/x", &["rbind"]),
+            mount("bind", "/x", &["rbind", "rro"]),
             mount("proc", "/proc", &[]),
         ] {
-            assert!(plain(&other).is_none(), "{other:?}");
+            assert!(Plain::of(&other).is_none(), "{other:?}");
         }
     }
 

@@ -110,12 +110,12 @@ pub(crate) fn openat2(
     })
 }
 
-/// Makes one directory; that it exists already is fine.
-pub(crate) fn mkdirat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> io::Result<()> {
+/// Makes one directory; that it exists already is fine. Whether it is new.
+pub(crate) fn mkdirat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> io::Result<bool> {
     // SAFETY: the path ends with NUL and the descriptor is open.
     match check(unsafe { libc::mkdirat(dir.as_raw_fd(), path.as_ptr(), mode) }.into()) {
-        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        r => r.map(drop),
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        r => r.map(|_| true),
     }
 }
 
@@ -155,6 +155,27 @@ pub(crate) fn mkdir_all_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<Owne
         };
     }
     Ok(at)
+}
+
+/// Opens a path of the host as a handle only.
+pub(crate) fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH).open(path).map(OwnedFd::from)
+}
+
+/// A handle of the file `path` under `root`, which nothing in it can leave. An
+/// empty one is made, with its directory, where there is none.
+pub(crate) fn file_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let whole = cpath(path)?;
+    match openat2(root, &whole, libc::O_PATH, 0, IN_ROOT) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+        other => return other,
+    }
+    if let Some(parent) = path.parent() {
+        mkdir_all_in(root, parent)?;
+    }
+    openat2(root, &whole, libc::O_CREAT | libc::O_RDONLY, 0o644, IN_ROOT)
 }
 
 /// mount(2).

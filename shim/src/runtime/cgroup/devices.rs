@@ -1,9 +1,10 @@
 //! Which device nodes a container may make and use.
 
-use super::{Group, Host, Kind, bpf};
+use super::{Group, Hierarchy, Host, Kind, bpf};
+use crate::runtime::sys;
 use crate::runtime::types::Error;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Access bits, as BPF_DEVCG_ACC_*.
 pub(crate) const MKNOD: u8 = 1;
@@ -168,14 +169,7 @@ impl Host {
             return Ok(());
         }
         if let Some(h) = self.with("devices").filter(|h| h.kind == Kind::Legacy) {
-            for rule in rules {
-                let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-                let value = rule.v1();
-                h.write(group, file, &value).map_err(|e| {
-                    Error::io(format!("write {value:?} to {file} of cgroup {}", group.path()), e)
-                })?;
-            }
-            return Ok(());
+            return restrict_v1(h, group, rules);
         }
         let Some(h) = self.unified() else {
             return Err(Error::Unsupported(
@@ -191,6 +185,30 @@ impl Host {
         bpf::attach(program.as_fd(), dir.as_fd())
             .map_err(|e| Error::io(what("attach the program"), e))
     }
+}
+
+/// Writes what the rules come to: the last that is for all, and the exceptions
+/// from it. Without one the parent's rules stand, and every rule is written.
+fn restrict_v1(h: &Hierarchy, group: &Group, rules: &[Rule]) -> Result<(), Error> {
+    let rules = match rules.iter().rfind(|rule| rule.is_for_all()) {
+        Some(all) => std::iter::once(*all).chain(Policy::new(rules).exceptions).collect(),
+        None => rules.to_vec(),
+    };
+    let mut open: [Option<OwnedFd>; 2] = [None, None];
+    for rule in rules {
+        let file = if rule.allow { "devices.allow" } else { "devices.deny" };
+        let value = rule.v1();
+        let what =
+            |e| Error::io(format!("write {value:?} to {file} of cgroup {}", group.path()), e);
+        let open = &mut open[usize::from(rule.allow)];
+        let fd = match open.take() {
+            Some(fd) => fd,
+            None => h.open_file(group, file).map_err(what)?,
+        };
+        sys::write(fd.as_fd(), value.as_bytes()).map_err(what)?;
+        *open = Some(fd);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ impl Host {
     pub(crate) fn create(&self, group: &Group) -> Result<(), Error> {
         for h in &self.hierarchies {
             let what = || format!("make cgroup {}/{}", h.mount_point.display(), group.path);
-            h.create(group).map_err(|e| Error::io(what(), e))?;
+            if h.create(group).map_err(|e| Error::io(what(), e))? {
+                continue;
+            }
             let members = if h.kind == Kind::Unified { "cgroup.procs" } else { "tasks" };
             if h.read(group, members).is_ok_and(|s| !s.trim().is_empty()) {
                 let at = h.mount_point.join(&group.path);
@@ -185,7 +187,19 @@ impl Host {
 }
 
 impl Hierarchy {
-    fn create(&self, group: &Group) -> io::Result<()> {
+    /// Makes the container's directory and those above it. Whether it is new.
+    fn create(&self, group: &Group) -> io::Result<bool> {
+        if self.kind != Kind::Unified {
+            // What is above is there nearly always.
+            match sys::mkdirat(self.root(), &sys::cstr(&group.path)?, 0o755) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Ok(new) if self.controllers.iter().any(|c| c == "cpuset") => {
+                    return self.inherit_cpuset(&group.path).map(|()| new);
+                }
+                other => return other,
+            }
+        }
+        let mut new = false;
         let mut made = String::new();
         for part in group.path.split('/') {
             if self.kind == Kind::Unified {
@@ -195,12 +209,12 @@ impl Hierarchy {
                 made.push('/');
             }
             made.push_str(part);
-            sys::mkdirat(self.root(), &sys::cstr(&made)?, 0o755)?;
+            new = sys::mkdirat(self.root(), &sys::cstr(&made)?, 0o755)?;
             if self.controllers.iter().any(|c| c == "cpuset") && self.kind == Kind::Legacy {
                 self.inherit_cpuset(&made)?;
             }
         }
-        Ok(())
+        Ok(new)
     }
 
     /// v2: hands every controller of a directory on to its children.

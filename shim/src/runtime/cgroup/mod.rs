@@ -188,9 +188,15 @@ impl Hierarchy {
         read_at(self.dir.as_fd(), &format!("{}/{file}", group.path))
     }
 
+    /// Opens a file of the container's cgroup for writing.
+    pub(crate) fn open_file(&self, group: &Group, file: &str) -> io::Result<OwnedFd> {
+        let path = sys::cstr(format!("{}/{file}", group.path))?;
+        sys::openat(self.dir.as_fd(), &path, libc::O_WRONLY)
+    }
+
     /// Writes a file of the container's cgroup.
     pub(crate) fn write(&self, group: &Group, file: &str, value: &str) -> io::Result<()> {
-        write_at(self.dir.as_fd(), &format!("{}/{file}", group.path), value)
+        sys::write(self.open_file(group, file)?.as_fd(), value.as_bytes()).map(drop)
     }
 
     /// Whether the container's cgroup has a file.
