@@ -140,7 +140,7 @@ pub(crate) fn definition() -> clap::Command {
         let usage = usage.trim_start_matches("Usage: ").to_owned();
         command = command.mut_subcommand(sub.get_name(), |sub| sub.override_usage(usage));
     }
-    command.help_template(template).override_usage("gantry [OPTIONS] COMMAND")
+    command.help_template(template).override_usage("gantry [OPTIONS] <COMMAND>")
 }
 
 /// The help of `gantry` itself, with its commands in groups.
