@@ -145,6 +145,10 @@ fn life_of_a_detached_container() {
     daemon.gantry(&["exec", "web", "nope"]).exits(127);
     daemon.gantry(&["exec", "-d", "web", "nope"]).exits(127);
     daemon.gantry(&["exec", "-d", "web", "/etc/passwd"]).exits(126);
+    let nothing = daemon.gantry(&["exec", "web", ""]).exits(127);
+    assert!(nothing.stderr.contains("executable file not found in $PATH"), "{}", nothing.stderr);
+    let nowhere = daemon.gantry(&["exec", "-w", "/nope", "web", "ls"]).exits(126);
+    assert!(nowhere.stderr.contains("chdir to cwd (\"/nope\") failed"), "{}", nowhere.stderr);
     let env = daemon
         .gantry(&[
             "exec",
@@ -466,15 +470,15 @@ fn a_container_is_removed_by_force_while_it_is_being_started() {
     let daemon = Daemon::start();
     let image = daemon.busybox();
     for _ in 0..10 {
-        let args = ["run", "-d", "--network", "none", "--name", "r", &image, "sleep", "600"];
+        let args = ["run", "-d", "--network", "none", "--name", "race", &image, "sleep", "600"];
         let mut command = daemon.gantry_command(&args);
         let (out, err) = (std::process::Stdio::null(), std::process::Stdio::null());
         let mut start = gantry_tests::start(command.stdout(out).stderr(err));
         wait_for("the end of the client", || {
-            daemon.gantry(&["rm", "-f", "r"]).ok();
+            daemon.gantry(&["rm", "-f", "race"]).ok();
             start.try_wait().expect("it can be waited for")
         });
-        daemon.gantry(&["rm", "-f", "r"]).ok();
+        daemon.gantry(&["rm", "-f", "race"]).ok();
     }
     daemon.assert_nothing_left();
 }
