@@ -2,6 +2,7 @@
 //! One module an area.
 
 mod ctr;
+mod full;
 mod gantry;
 mod graph;
 mod guest;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use gantry_content::LocalStore;
-use gantry_core::Applier;
 use gantry_core::containers::Containers;
 use gantry_core::content::ContentStore;
 use gantry_core::db::{self, Database, Durability, GLOBAL, Table};
@@ -15,6 +14,7 @@ use gantry_core::images::Puller;
 use gantry_core::leases::Leases;
 use gantry_core::namespaces::Namespaces;
 use gantry_core::snapshots::Snapshotters;
+use gantry_core::{Applier, Kind};
 use gantry_diff::LayerApplier;
 use gantry_engine::{Engine, EngineConfig, EngineParts};
 use gantry_events::Exchange;
@@ -51,6 +51,20 @@ pub(crate) struct Services {
     _state: StateDirectory,
 }
 
+/// Opens the metadata store. On a full disk what snapshotters had not yet deleted
+/// goes first.
+fn open_records(root: &Path) -> gantry_core::Result<RocksDatabase> {
+    let path = root.join("metadata");
+    match RocksDatabase::open(path.clone()) {
+        Err(err) if err.kind() == Kind::ResourceExhausted => {
+            tracing::warn!(error = %err, "empty the trash, then try again");
+            gantry_snapshots::empty_trash(root)?;
+            RocksDatabase::open(path)
+        }
+        opened => opened,
+    }
+}
+
 /// Opens the store and puts the services together.
 pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<Services> {
     for dir in [&config.root, &config.state] {
@@ -58,9 +72,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     }
     // Before anything looks at the bundles of what may be somebody else's.
     let state = StateDirectory::claim(&config.state, &config.root)?;
-    let metadata = config.root.join("metadata");
-    let database: Arc<dyn Database> =
-        Arc::new(db::blocking(move || RocksDatabase::open(metadata)).await?);
+    let root = config.root.clone();
+    let database: Arc<dyn Database> = Arc::new(db::blocking(move || open_records(&root)).await?);
     let uuid = installation(&database).await?;
     let events: Arc<dyn Events> = Arc::new(Exchange::new());
 

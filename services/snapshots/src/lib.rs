@@ -39,6 +39,7 @@ use gantry_core::{Error, Result};
 
 use backend::Backend;
 use directories::Directories;
+pub use trash::empty_trash;
 
 /// The names that [`open`] knows, the default first.
 pub const NAMES: [&str; 2] = [overlayfs::NAME, native::NAME];

@@ -117,6 +117,30 @@ impl Worker {
     }
 }
 
+/// Deletes what snapshotters below this root directory have put away, for a start
+/// on a disk so full that their records can't be opened.
+///
+/// # Errors
+/// A directory can't be read. What can't be deleted is logged, and stays.
+pub fn empty_trash(root: &Path) -> Result<()> {
+    let list = |dir: &Path| {
+        let failed = |err| Error::io(format!("list {}", dir.display()), err);
+        let entries = std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        entries.map_err(failed)
+    };
+    let snapshotters = list(root)?.into_iter().map(|entry| entry.path().join("snapshots"));
+    for directory in snapshotters.filter(|path| path.is_dir()) {
+        for entry in list(&directory)? {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX)
+                && let Err(err) = delete_tree(&entry.path())
+            {
+                tracing::warn!(path = ?entry.path(), error = %err, "a removed snapshot stays");
+            }
+        }
+    }
+    Ok(())
+}
+
 const OPEN: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -198,6 +222,19 @@ impl Deep<'_> {
 mod tests {
     use super::*;
     use rustix::fs::mkdirat;
+
+    #[test]
+    fn only_what_was_put_away_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let snapshots = root.path().join("io.containerd.snapshotter.v1.native/snapshots");
+        for name in ["rm-1/fs/deep", "2/fs"] {
+            std::fs::create_dir_all(snapshots.join(name)).unwrap();
+        }
+        std::fs::write(root.path().join("rm-file"), "").unwrap();
+        empty_trash(root.path()).unwrap();
+        assert!(!snapshots.join("rm-1").exists());
+        assert!(snapshots.join("2/fs").exists() && root.path().join("rm-file").exists());
+    }
 
     #[tokio::test]
     async fn trees_of_any_depth_go() {

@@ -174,7 +174,14 @@ async fn dismiss(shim: &Shim, id: &str) {
 pub(crate) async fn delete(inner: &Arc<Inner>, task: &Arc<Task>) -> Result<(u32, Exit)> {
     let id = &task.bundle.id;
     let shim = task.shim();
-    let deleted = shim.delete(id, "").await?;
+    let deleted = match shim.delete(id, "").await {
+        // By a daemon that ended before it could do the rest.
+        Err(err) if err.is_not_found() => {
+            let exit = task.exit().or_else(|| task.bundle.recorded_exit().map(|(_, exit)| exit));
+            (task.init().pid, exit.unwrap_or_else(death::killed))
+        }
+        deleted => deleted?,
+    };
     task.deleted();
     // Our own shim is on its way once it has answered, and takes its time only
     // for connections that are still open: this one ends with the task. Others'

@@ -64,7 +64,7 @@ async fn bury(inner: &Arc<Inner>, task: &Arc<Task>) {
 }
 
 /// An exit of which nothing is known but that it happened.
-fn killed() -> Exit {
+pub(crate) fn killed() -> Exit {
     Exit { status: KILLED, at: Timestamp::now() }
 }
 
