@@ -139,6 +139,7 @@ pub fn warm(fd: RawFd) -> Result<(), Error> {
     let stream = inherited(fd)?;
     launch::detach()?;
     let runtime = Runtime::open()?;
+    runtime.make_ready();
     run(async {
         let adoption = Adoption::default();
         let service = set_up(runtime, adoption.clone())?;

@@ -40,13 +40,19 @@ const ATTRIBUTES: [(&str, u64); 8] = [
 /// Takes the plain mounts and paths out of the spec: mounts the former below
 /// `root`, and gives the executor's part.
 ///
+/// `network` is a network namespace to use in place of a new one.
+///
 /// # Errors
 /// A namespace can't be entered, or a filesystem can't be mounted.
-pub(crate) fn mount(spec: &mut Spec, root: &Path) -> Result<Vec<MountWork>, Error> {
+pub(crate) fn mount(
+    spec: &mut Spec,
+    root: &Path,
+    network: Option<&OwnedFd>,
+) -> Result<Vec<MountWork>, Error> {
     if !applies(spec) {
         return Ok(Vec::new());
     }
-    enter_namespaces(spec)?;
+    enter_namespaces(spec, network)?;
     let mut left: Vec<PathBuf> = Vec::new();
     let mut taken = Vec::new();
     if let Some(mounts) = spec.mounts_mut() {
@@ -87,14 +93,20 @@ fn applies(spec: &Spec) -> bool {
 const PARAMETERS: [&[&str]; 2] =
     [&["net."], &["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]];
 
-fn enter_namespaces(spec: &mut Spec) -> Result<(), Error> {
+fn enter_namespaces(spec: &mut Spec, network: Option<&OwnedFd>) -> Result<(), Error> {
     let Some(linux) = spec.linux_mut() else { return Ok(()) };
     for ((kind, flag), prefixes) in NAMESPACES.into_iter().zip(PARAMETERS) {
         let Some(all) = linux.namespaces_mut() else { return Ok(()) };
         let Some(i) = all.iter().position(|n| n.typ() == kind) else { continue };
         match all.remove(i).path() {
             None => {
-                sys::unshare(flag).map_err(|e| Error::io(format!("make a {kind} namespace"), e))?;
+                let ready = network.filter(|_| kind == LinuxNamespaceType::Network);
+                ready
+                    .map_or_else(|| sys::unshare(flag), |ns| sys::setns(ns.as_fd(), flag))
+                    .map_err(|e| Error::io(format!("make a {kind} namespace"), e))?;
+                if kind == LinuxNamespaceType::Network && ready.is_none() {
+                    launch::own_loopback_up()?;
+                }
             }
             Some(path) => launch::join(path, kind, flag)?,
         }

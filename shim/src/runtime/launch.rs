@@ -35,6 +35,8 @@ pub(crate) struct Work<'a> {
     pub(crate) born: bool,
     /// Keep the session keyring.
     pub(crate) keyring: bool,
+    /// A network namespace that is ready for use.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// What processes begin with, whatever the daemon runs with.
@@ -72,8 +74,9 @@ impl Work<'_> {
             mounts::prepare(&mut spec, view, handle.as_fd(), &self.state().join("stage"))?;
         drop(handle);
         let filter = self.filter(&spec)?;
+        work.extend(apifs::mount(&mut spec, &root, self.network.as_ref())?);
+        // Unless it was made just now.
         let loopback = has_new_network(&spec);
-        work.extend(apifs::mount(&mut spec, &root)?);
         let adapted = spec::for_libcontainer(spec, &root)?;
         self.show_config(&adapted.config)?;
         cwd?;
@@ -354,9 +357,15 @@ fn join_user_namespace(init: i32) -> Result<(), Error> {
 
 /// Brings `lo` up in the new network namespace of the process.
 fn loopback_up(pid: i32) -> Result<(), Error> {
+    std::fs::File::open(format!("/proc/{pid}/ns/net"))
+        .and_then(|ns| sys::setns(ns.as_fd(), libc::CLONE_NEWNET))
+        .map_err(|e| Error::io("enter the container's network namespace", e))?;
+    own_loopback_up()
+}
+
+/// Brings `lo` up in this process' network namespace.
+pub(crate) fn own_loopback_up() -> Result<(), Error> {
     let what = |e| Error::io("bring the loopback device up", e);
-    let ns = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(what)?;
-    sys::setns(ns.as_fd(), libc::CLONE_NEWNET).map_err(what)?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(what)?;
     // SAFETY: ifreq is plain data, all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

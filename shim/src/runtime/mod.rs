@@ -58,6 +58,18 @@ use tokio::io::Interest;
 use types::Inner;
 use worker::{Answer, Job};
 
+/// A network namespace whose `lo` is up.
+fn spare_network() -> Result<OwnedFd, Error> {
+    let own = || std::fs::File::open("/proc/self/ns/net").map(OwnedFd::from);
+    let failed = |e| Error::io("make a network namespace", e);
+    let home = own().map_err(failed)?;
+    sys::unshare(libc::CLONE_NEWNET).map_err(failed)?;
+    let made = launch::own_loopback_up().and_then(|()| own().map_err(failed));
+    // A shim that can't go back must not go on.
+    sys::setns(home.as_fd(), libc::CLONE_NEWNET).unwrap_or_else(|_| std::process::abort());
+    made
+}
+
 /// How long a worker may take. Hooks run in it, and they may take their time.
 const CREATE_LIMIT: Duration = Duration::from_secs(120);
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
@@ -69,6 +81,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct Runtime {
     host: Host,
     seccomp_cache: PathBuf,
+    /// A network namespace for the first container. Behind a lock only because
+    /// it is taken through a shared reference.
+    network: Mutex<Option<OwnedFd>>,
 }
 
 impl Runtime {
@@ -80,7 +95,13 @@ impl Runtime {
     pub fn open() -> Result<Self, Error> {
         let cache = std::env::var_os("GANTRY_SECCOMP_CACHE")
             .unwrap_or_else(|| "/run/gantry/seccomp".into());
-        Ok(Self { host: Host::open()?, seccomp_cache: cache.into() })
+        Ok(Self { host: Host::open()?, seccomp_cache: cache.into(), network: Mutex::new(None) })
+    }
+
+    /// Makes a network namespace for the first container, while nobody waits.
+    /// One that can't be made is made when it is needed, or is an error then.
+    pub fn make_ready(&self) {
+        *self.network.lock().unwrap_or_else(|e| e.into_inner()) = spare_network().ok();
     }
 
     /// Creates the container; its init waits for [`Runtime::start`].
@@ -209,6 +230,9 @@ impl Runtime {
         let mut keep: Vec<RawFd> = self.host.descriptors().collect();
         keep.extend(streams.iter().flatten().map(AsRawFd::as_raw_fd));
         keep.push(writer.as_raw_fd());
+        // A poisoned lock holds what it held: nothing in it can be half-changed.
+        let network = self.network.lock().unwrap_or_else(|e| e.into_inner()).take();
+        keep.extend(network.as_ref().map(AsRawFd::as_raw_fd));
         let job = Job { what, keep, cgroup: born.as_ref().map(AsFd::as_fd), limit };
         let work = Work {
             host: &self.host,
@@ -220,6 +244,7 @@ impl Runtime {
             errors: writer,
             born: born.is_some(),
             keyring: options.no_new_keyring,
+            network,
         };
         let (answer, console) = worker::run(job, move || f(work)).await?;
         Ok((answer, console, reader))
