@@ -48,6 +48,10 @@ fn starts(peers: &[Peer], how: &str, gap: Duration, report: &mut Report) {
     for round in 0..ROUNDS + 2 {
         // In turn, so that a change of the machine's pace meets all alike.
         for (peer, times) in peers.iter().zip(&mut times) {
+            if !gap.is_zero() {
+                // Nobody waits for what the one before has yet to write.
+                nix::unistd::sync();
+            }
             thread::sleep(gap);
             let taken = time(&mut peer.run());
             if round >= 2 {

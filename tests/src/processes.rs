@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, Once, OnceLock};
 use std::thread;
@@ -66,19 +67,21 @@ pub(crate) fn own(command: &mut Command) -> Option<Owned> {
     Some(Owned(child))
 }
 
-/// Has a process killed when this one ends, for what no test owns.
-pub(crate) fn end_with_us(pid: u32) {
-    static PIDS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Has a process killed, and its directory removed, when this one ends, for what
+/// no test owns.
+pub(crate) fn end_with_us(pid: u32, dir: &Path) {
+    static OURS: Mutex<Vec<(u32, PathBuf)>> = Mutex::new(Vec::new());
     static ONCE: Once = Once::new();
     extern "C" fn at_exit() {
-        for pid in PIDS.lock().map(|pids| pids.clone()).unwrap_or_default() {
-            let _ = nix::sys::signal::kill(
-                Pid::from_raw(pid as i32),
-                nix::sys::signal::Signal::SIGKILL,
-            );
+        for (pid, dir) in OURS.lock().map(|ours| ours.clone()).unwrap_or_default() {
+            let pid = Pid::from_raw(pid as i32);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            // It may write until it is gone.
+            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED);
+            let _ = std::fs::remove_dir_all(dir);
         }
     }
-    PIDS.lock().expect("no panic while held").push(pid);
+    OURS.lock().expect("no panic while held").push((pid, dir.to_owned()));
     // SAFETY: the handler is a function of the C ABI that lives as long as
     // the program, and does not unwind.
     ONCE.call_once(|| unsafe {

@@ -58,7 +58,7 @@ impl Registry {
         SHARED.get_or_init(|| {
             let registry = Registry::start();
             // Statics are not dropped.
-            crate::processes::end_with_us(registry.child.id());
+            crate::processes::end_with_us(registry.child.id(), registry.dir.path());
             registry.push("busybox", "busybox:latest");
             registry.push("debian", "debian:latest");
             registry
