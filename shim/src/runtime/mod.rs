@@ -230,8 +230,7 @@ impl Runtime {
         let mut keep: Vec<RawFd> = self.host.descriptors().collect();
         keep.extend(streams.iter().flatten().map(AsRawFd::as_raw_fd));
         keep.push(writer.as_raw_fd());
-        // A poisoned lock holds what it held: nothing in it can be half-changed.
-        let network = self.network.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let network = types::take(&self.network);
         keep.extend(network.as_ref().map(AsRawFd::as_raw_fd));
         let job = Job { what, keep, cgroup: born.as_ref().map(AsFd::as_fd), limit };
         let work = Work {
@@ -256,8 +255,7 @@ impl Runtime {
     /// [`Error::Exec`] when the executable is missing or can't be executed; the
     /// process has ended then, with the status of [`Error::exit_code`].
     pub async fn start(&self, c: &ContainerState) -> Result<(), Error> {
-        // A poisoned lock holds what it held: nothing in it can be half-changed.
-        let errors = c.inner.errors.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let errors = types::take(&c.inner.errors);
         let errors = errors
             .ok_or_else(|| Error::State(format!("container {} was started already", c.id)))?;
         let state = c.bundle.join(STATE_DIR).join(&c.id);

@@ -6,7 +6,7 @@ use super::hooks::{self, When};
 use super::launch::STATE_DIR;
 use super::record::Record;
 use super::worker::{self, Answer, Job};
-use super::{CREATE_LIMIT, Cleaned, ContainerState, Error, Runtime, spec};
+use super::{CREATE_LIMIT, Cleaned, ContainerState, Error, Runtime, spec, types};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ const HELD: Duration = Duration::from_millis(200);
 /// Lets go of the container's mounts. Unless the root filesystem is given up as
 /// well, its users may mount it again next, so it is unmounted when this returns.
 fn release_mounts(c: &ContainerState) {
-    // A poisoned lock holds what it held: nothing in it can be half-changed.
-    let held = c.inner.mounts.lock().unwrap_or_else(|e| e.into_inner()).take();
+    let held = types::take(&c.inner.mounts);
     if c.inner.volatile {
         tokio::spawn(async move {
             tokio::time::sleep(HELD).await;

@@ -169,6 +169,12 @@ impl ContainerState {
     }
 }
 
+/// Takes what a lock holds that is there only to make taking it possible through
+/// a shared reference. A poisoned one holds what it held: nothing in it can be half-changed.
+pub(crate) fn take<T>(held: &Mutex<Option<T>>) -> Option<T> {
+    held.lock().unwrap_or_else(|e| e.into_inner()).take()
+}
+
 /// The part of a container's state that only the runtime uses.
 #[derive(Debug)]
 pub(crate) struct Inner {
