@@ -5,13 +5,13 @@
 //! with another root would end all containers of the first.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use gantry_metadata::lock_directory;
 
 /// Locked by the daemon that runs; holds its process ID.
 const LOCK: &str = "lock";
@@ -29,7 +29,7 @@ impl StateDirectory {
     /// # Errors
     /// When another daemon runs in it, or bundles of another root are there.
     pub(crate) fn claim(state: &Path, root: &Path) -> Result<Self> {
-        let lock = lock(state)?;
+        let lock = lock_directory(state, LOCK, "state directory", "use another --state")?;
         let root = root.canonicalize().with_context(|| format!("look at {}", root.display()))?;
         let path = state.join(OWNER);
         let owner = match fs::read(&path) {
@@ -53,36 +53,6 @@ impl StateDirectory {
             .with_context(|| format!("write {}", path.display()))?;
         Ok(Self { _lock: lock })
     }
-}
-
-fn lock(state: &Path) -> Result<File> {
-    let path = state.join(LOCK);
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = opened.open(&path).with_context(|| format!("open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Who holds it is told as a help only.
-            let _ = file.read_to_string(&mut holder);
-            bail!(
-                "state directory {} is in use by another gantryd (process {}): stop that one, or \
-                 use another --state",
-                state.display(),
-                if holder.is_empty() { "unknown" } else { holder.trim() }
-            );
-        }
-        Err(TryLockError::Error(err)) => {
-            return Err(err).with_context(|| format!("lock {}", path.display()));
-        }
-    }
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.with_context(|| format!("write {}", path.display()))?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl RocksDatabase {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         create_durably(path)?;
-        let lock = lock(path)?;
+        let lock = lock_directory(path, LOCK_FILE, "metadata store", "choose another root")?;
         let db = TransactionDB::open(&options::database(), &options::transactions(), path)
             .map_err(|err| {
                 store_error(format!("open the metadata store {}", path.display()), err)
@@ -231,9 +231,14 @@ fn store_error(what: String, err: rocksdb::Error) -> Error {
     Error::new(kind, what).with_source(err)
 }
 
-/// Takes the lock that keeps a second daemon away from the same records.
-fn lock(path: &Path) -> Result<File> {
-    let file = path.join(LOCK_FILE);
+/// Takes the lock file in a directory that keeps a second daemon away from it, for
+/// as long as the result lives. `what` the directory is and the `remedy` are for the
+/// message.
+///
+/// # Errors
+/// `Unavailable`, with its process ID, while another daemon holds it.
+pub fn lock_directory(path: &Path, name: &str, what: &str, remedy: &str) -> Result<File> {
+    let file = path.join(name);
     let failed = |err| Error::io(format!("open {}", file.display()), err);
     let mut lock = OpenOptions::new()
         .read(true)
@@ -250,8 +255,7 @@ fn lock(path: &Path) -> Result<File> {
             // Who holds it is told as a help only.
             let _ = lock.read_to_string(&mut holder);
             return Err(Error::unavailable(format!(
-                "metadata store {} is in use by another gantryd (process {}): stop that one, or \
-                 choose another root",
+                "{what} {} is in use by another gantryd (process {}): stop that one, or {remedy}",
                 path.display(),
                 if holder.is_empty() { "unknown" } else { holder.trim() }
             )));

@@ -13,7 +13,7 @@ mod leases;
 mod namespaces;
 
 pub use containers::ContainerService;
-pub use database::RocksDatabase;
+pub use database::{RocksDatabase, lock_directory};
 pub use images::ImageRecords;
 pub use leases::LeaseService;
 pub use namespaces::NamespaceService;
