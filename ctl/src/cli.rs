@@ -124,7 +124,9 @@ pub(crate) struct Cli(Arguments);
 /// # Errors
 /// What clap says about it, or the help that was asked for.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
-    let matches = definition().try_get_matches()?;
+    // What only the help needs takes longer to make than the rest.
+    let plain = Arguments::command().try_get_matches();
+    let matches = plain.or_else(|_| definition().try_get_matches())?;
     Arguments::from_arg_matches(&matches).map(Cli)
 }
 
