@@ -1,6 +1,6 @@
 //! Debian's `ctr`, which nobody here wrote, against our socket.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use gantry_tests::{Daemon, Output, Registry, Terminal, run, wait_for};
@@ -222,15 +222,10 @@ fn snapshots_and_content() {
     assert_eq!(blobs.lines().len(), 3, "manifest, configuration and layer: {}", blobs.stdout);
     let mut kinds = Vec::new();
     for digest in blobs.lines() {
-        let blob = Command::new("sh")
-            .arg("-c")
-            .arg("ctr --address \"$0\" -n \"$1\" content get \"$2\" | sha256sum")
-            .arg(ctr.daemon.address())
-            .args([ctr.daemon.name(), digest])
-            .stdin(Stdio::null())
-            .output()
-            .expect("sh runs");
-        let sum = String::from_utf8_lossy(&blob.stdout).into_owned();
+        let mut hash = Command::new("sh");
+        hash.arg("-c").arg("ctr --address \"$0\" -n \"$1\" content get \"$2\" | sha256sum");
+        hash.arg(ctr.daemon.address()).args([ctr.daemon.name(), digest]);
+        let sum = run(&mut hash).ok().stdout;
         kinds.push(format!("sha256:{}", sum.split_whitespace().next().unwrap_or_default()));
     }
     assert_eq!(kinds, blobs.lines());

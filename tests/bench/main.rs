@@ -7,11 +7,11 @@ mod memory;
 mod peers;
 mod report;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gantry_tests::{Daemon, Registry, run_within};
+use gantry_tests::{Daemon, Registry, run_within, start};
 use peers::Peer;
 use report::Report;
 
@@ -38,9 +38,13 @@ fn main() {
 
 /// Milliseconds that a command takes; it must succeed.
 fn time(command: &mut Command) -> f64 {
+    // Nothing of ours runs beside it.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begin = Instant::now();
-    run_within(command, Duration::from_secs(300)).ok();
-    begin.elapsed().as_secs_f64() * 1e3
+    let code = start(command).wait_within(Duration::from_secs(300));
+    let taken = begin.elapsed().as_secs_f64() * 1e3;
+    assert_eq!(code, Some(0), "{command:?} failed");
+    taken
 }
 
 fn starts(peers: &[Peer], how: &str, gap: Duration, report: &mut Report) {
@@ -85,6 +89,8 @@ fn pulls(peers: &[Peer], registry: &Registry, report: &mut Report) {
     let mut times = vec![Vec::new(); peers.len()];
     for _ in 0..PULLS {
         for (peer, times) in peers.iter().zip(&mut times) {
+            // Nobody waits for what the one before has yet to write.
+            nix::unistd::sync();
             if let Peer::Gantry(..) = peer {
                 // Nothing is collected yet, so each pull gets an empty root.
                 let daemon = Daemon::start();

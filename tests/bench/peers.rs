@@ -3,21 +3,27 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use gantry_tests::{Containerd, Daemon, Options, Registry, image, in_memory, run_within, wait_for};
+use gantry_tests::{
+    Containerd, Daemon, Options, Owned, Registry, image, in_memory, run_within,
+    start as start_process, wait_for,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::report::Report;
+
+/// In place of podman's own, which may be above what a machine allows.
+const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
 /// An engine or a runtime.
 pub(crate) enum Peer {
     Gantry(Box<Daemon>, String),
     Containerd(Containerd, String),
     Docker(Server, String),
-    Podman(TempDir, String),
+    Podman(Storage, String),
     /// A low-level runtime, `runc` or `crun`, with its bundle and its state.
     Runtime(&'static str, PathBuf, PathBuf),
 }
@@ -26,7 +32,7 @@ pub(crate) enum Peer {
 pub(crate) struct Server {
     dir: TempDir,
     _state: TempDir,
-    child: Child,
+    child: Owned,
 }
 
 impl Drop for Server {
@@ -34,6 +40,19 @@ impl Drop for Server {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
+    }
+}
+
+/// Podman's storage. It keeps its directory mounted on itself; left behind, every
+/// mount table of the machine would be longer from then on.
+pub(crate) struct Storage(TempDir);
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        let mounted = self.0.path().join("root/overlay");
+        // Once for each command, at most.
+        let detach = || nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
+        while detach().is_ok() {}
     }
 }
 
@@ -49,7 +68,7 @@ fn tempdir(name: &str) -> TempDir {
 fn spawn(command: &mut Command, dir: TempDir, state: TempDir) -> Server {
     let log = fs::File::create(dir.path().join("log")).expect("log");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("share")).stderr(log);
-    Server { child: command.spawn().expect("the server starts"), dir, _state: state }
+    Server { child: start_process(command), dir, _state: state }
 }
 
 fn ok(command: &mut Command) -> String {
@@ -74,13 +93,12 @@ pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
     } else {
         report.note("docker is not installed".into());
     }
-    if installed("podman") {
-        let dir = tempdir("podman");
-        let peer = Peer::Podman(dir, busybox.clone());
+    if installed("podman") && installed("runc") {
+        let peer = Peer::Podman(Storage(tempdir("podman")), busybox.clone());
         ok(peer.podman().args(["pull", "-q", "--tls-verify=false", &busybox]));
         peers.push(peer);
     } else {
-        report.note("podman is not installed".into());
+        report.note("podman or runc is not installed".into());
     }
     for runtime in ["runc", "crun"] {
         if installed(runtime) {
@@ -165,14 +183,14 @@ impl Peer {
             Peer::Gantry(..) => "gantry",
             Peer::Containerd(..) => "containerd + ctr",
             Peer::Docker(..) => "docker",
-            Peer::Podman(..) => "podman",
+            Peer::Podman(..) => "podman + runc",
             Peer::Runtime("runc", ..) => "runc run (bare)",
             Peer::Runtime(..) => "crun run (bare)",
         }
     }
 
     fn podman(&self) -> Command {
-        let Peer::Podman(dir, _) = self else { unreachable!("asked of podman only") };
+        let Peer::Podman(Storage(dir), _) = self else { unreachable!("asked of podman only") };
         let mut command = Command::new("podman");
         command
             .arg("--root")
@@ -180,6 +198,8 @@ impl Peer {
             .arg("--runroot")
             .arg(dir.path().join("run"));
         command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        // crun, its first choice, refuses machines with both kinds of cgroups.
+        command.args(["--runtime", "runc"]);
         command
     }
 
@@ -211,17 +231,10 @@ impl Peer {
             Peer::Gantry(_, image) | Peer::Docker(_, image) => {
                 command.args(["run", "--rm", "--network", "none", image, "true"])
             }
-            // Its own limit of open files may be above what this machine allows.
-            Peer::Podman(_, image) => command.args([
-                "run",
-                "--rm",
-                "--network",
-                "none",
-                "--ulimit",
-                "host",
-                image,
-                "true",
-            ]),
+            Peer::Podman(_, image) => {
+                command.arg("run").args(PODMAN_LIMITS).args(["--rm", "--network", "none"]);
+                command.args([image, "true"])
+            }
             Peer::Containerd(_, image) => command.args(["run", "--rm", image, &unique, "true"]),
             Peer::Runtime(_, bundle, _) => {
                 command.arg("run").arg("--bundle").arg(bundle).arg(unique)
@@ -277,10 +290,20 @@ impl Peer {
         let name = format!("sleeper{n}");
         let mut command = self.client();
         match self {
-            Peer::Gantry(_, image) | Peer::Docker(_, image) | Peer::Podman(_, image) => command
-                .args(["run", "-d", "--network", "none", "--name", &name, image, "sleep", "600"]),
+            Peer::Gantry(_, image) | Peer::Docker(_, image) => command.args([
+                "run",
+                "-d",
+                "--network",
+                "none",
+                "--name",
+                &name,
+                image,
+                "sleep",
+                "600",
+            ]),
             Peer::Containerd(_, image) => command.args(["run", "-d", image, &name, "sleep", "600"]),
-            Peer::Runtime(..) => return,
+            // Without a daemon there is nothing to measure.
+            Peer::Podman(..) | Peer::Runtime(..) => return,
         };
         ok(&mut command);
     }

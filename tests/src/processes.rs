@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -9,6 +10,7 @@ use std::sync::{Mutex, Once, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
@@ -26,7 +28,10 @@ pub fn adopt_orphans() {
         nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
         thread::spawn(|| {
             loop {
+                // Until a child has ended, without a look at the others of the machine.
+                let _ = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
                 reap_orphans();
+                // There is none, or it is for somebody else to reap.
                 thread::sleep(Duration::from_millis(20));
             }
         });
@@ -104,11 +109,25 @@ impl Owned {
                 let signal = || 128 + status.signal().unwrap_or_default();
                 return Some(status.code().unwrap_or_else(signal));
             }
-            if Instant::now() >= end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return None;
             }
-            thread::sleep(Duration::from_millis(2));
+            self.end_within(left);
         }
+    }
+
+    /// Returns when it has ended, or earlier.
+    fn end_within(&self, limit: Duration) {
+        // SAFETY: takes integers and gives a descriptor of our own.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.0.id(), 0) };
+        assert!(fd >= 0, "open process {}: {}", self.0.id(), std::io::Error::last_os_error());
+        // SAFETY: it was just opened, and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        let limit = limit.min(Duration::from_secs(30));
+        // A signal ends it early, too.
+        let _ = poll(&mut polled, PollTimeout::try_from(limit).expect("30 s fit"));
     }
 
     /// Kills and reaps it.
