@@ -240,3 +240,22 @@ fn a_pull_goes_on_where_the_killed_daemon_was() {
         .ok();
     assert_eq!(perl.stdout, "42");
 }
+
+#[test]
+fn layers_that_were_lost_are_unpacked_again() {
+    let mut daemon = Daemon::start();
+    let image = daemon.busybox();
+    let create = ["create", "--network", "none", "--name", "old", &image, "true"];
+    daemon.gantry(&create).ok();
+    daemon.stop();
+    let snapshots = daemon.root().join("io.containerd.snapshotter.v1.overlayfs/snapshots");
+    for lost in std::fs::read_dir(&snapshots).expect("snapshots").flatten() {
+        std::fs::remove_dir_all(lost.path()).expect("remove a snapshot");
+    }
+    daemon.restart();
+    let refused = daemon.gantry(&["start", "old"]);
+    assert_ne!(refused.code, 0, "its own files are gone for good");
+    daemon.gantry(&["run", "--rm", "--network", "none", &image, "true"]).ok();
+    daemon.gantry(&["rm", "old"]).ok();
+    daemon.assert_nothing_left();
+}

@@ -1,6 +1,7 @@
 //! The snapshotter that all backends share: records, directories, events.
 
-use std::collections::BTreeMap;
+mod recovery;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::backend::{Backend, CONTENT, Place};
 use crate::flush::Flush;
 use crate::numbers::Numbers;
 use crate::store::{self, Commit, Record, Store};
-use crate::trash::{self, Trash};
+use crate::trash::Trash;
 use crate::usage::measure;
 
 /// The most layers that the kernel stacks (`OVL_MAX_STACK`).
@@ -101,7 +102,7 @@ impl<B: Backend> Directories<B> {
 impl<B: Backend> Snapshotter for Directories<B> {
     async fn stat(&self, ctx: &Context, key: &str) -> Result<Info> {
         let (ctx, key) = (ctx.clone(), key.to_owned());
-        self.blocking(move |inner| Ok(inner.get(&ctx, &key)?.info)).await
+        self.blocking(move |inner| Ok(inner.whole(&ctx, &key)?.info)).await
     }
 
     async fn update(
@@ -261,7 +262,7 @@ impl<B: Backend> Inner<B> {
             Err(err) if err.is_not_found() => {}
             Err(err) => return Err(err),
         }
-        let parent = parent.map(|name| self.get(ctx, name)).transpose()?;
+        let parent = parent.map(|name| self.whole(ctx, name)).transpose()?;
         let parent = parent.as_ref().map(store::committed).transpose()?;
         let record = Record::new(kind, key, self.numbers.next(&*self.db)?, parent, labels);
         check_height(key, record.below.len())?;
@@ -293,11 +294,12 @@ impl<B: Backend> Inner<B> {
         labels: &Labels,
         parent: Option<String>,
     ) -> Result<()> {
-        match self.get(ctx, name) {
+        let lost = match self.get(ctx, name) {
+            Ok(record) if self.is_lost(record.number) => Some(record),
             Ok(_) => return Err(store::taken(name)),
-            Err(err) if err.is_not_found() => {}
+            Err(err) if err.is_not_found() => None,
             Err(err) => return Err(err),
-        }
+        };
         let active = self.get(ctx, key)?;
         store::require_active(&active)?;
         let parent = match (parent, &active.info.parent) {
@@ -312,6 +314,9 @@ impl<B: Backend> Inner<B> {
         // The record promises the content: that goes to the disk first.
         self.flush.run()?;
         let usage = measure(&self.content(active.number))?;
+        if let Some(lost) = lost {
+            return self.restore(ctx, &active, &lost, parent.as_deref());
+        }
         let commit = Commit { key, name, parent: parent.as_deref(), labels, usage };
         write_blocking(&*self.db, Durability::Sync, &mut |tx| self.store.commit(tx, ctx, &commit))?;
         let (key, name) = (key.to_owned(), name.to_owned());
@@ -349,38 +354,6 @@ impl<B: Backend> Inner<B> {
         if let Err(err) = self.events.publish(ctx, topic, convert::from_any(event)) {
             tracing::warn!(error = %err, topic, "an event was not published");
         }
-    }
-
-    /// Brings directories and records together after a crash.
-    fn recover(&self) -> Result<()> {
-        let records = self.store.everything(&*self.db)?;
-        let mut by_number: BTreeMap<u64, &Record> =
-            records.iter().map(|record| (record.number, record)).collect();
-        let failed = |err| Error::io(format!("list snapshot directories in {:?}", self.root), err);
-        for entry in fs::read_dir(&self.root).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with(trash::PREFIX) {
-                self.trash.delete(self.root.join(&*name));
-            } else if let Ok(number) = name.parse() {
-                match by_number.get(&number) {
-                    Some(_) if self.content(number).is_dir() => drop(by_number.remove(&number)),
-                    _ => self.trash.throw(&name)?,
-                }
-            }
-        }
-        // A power loss can take a directory away that nobody had written to
-        // the disk; one that was committed had been.
-        for record in by_number.into_values() {
-            let (name, number) = (&record.info.name, record.number);
-            if record.info.kind == Kind::Committed {
-                tracing::error!(snapshot = %name, number, "the files of a snapshot are missing");
-            } else {
-                self.make_directory(record)?;
-                tracing::info!(snapshot = %name, number, "made a snapshot's directory anew");
-            }
-        }
-        Ok(())
     }
 }
 

@@ -46,6 +46,7 @@ macro_rules! all {
             recovery {
                 everything_is_there_after_a_restart orphans_are_swept
                 a_lost_directory_is_made_anew half_removed_is_removed
+                lost_layers_are_made_again
             }
         }
     };

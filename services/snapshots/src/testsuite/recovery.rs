@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use gantry_core::Kind;
+
 use super::{Fixture, with_mounted};
 
 pub(super) async fn everything_is_there_after_a_restart(mut f: Fixture) {
@@ -66,4 +68,30 @@ pub(super) async fn half_removed_is_removed(mut f: Fixture) {
     f.snapshotter.remove(&f.ctx, "c").await.unwrap();
     f.snapshotter.cleanup().await.unwrap();
     assert_eq!(fs::read_dir(f.dir()).unwrap().count(), 0);
+}
+
+/// Somebody deleted everything behind the records.
+pub(super) async fn lost_layers_are_made_again(mut f: Fixture) {
+    f.layer("base", None, |root| fs::write(root.join("a"), "1").unwrap()).await;
+    f.layer("top", Some("base"), |root| fs::write(root.join("b"), "2").unwrap()).await;
+    f.prepare("c", Some("top")).await.unwrap();
+    for entry in fs::read_dir(f.dir()).unwrap() {
+        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    f.reopen().await;
+    for name in ["base", "top"] {
+        let lost = f.snapshotter.stat(&f.ctx, name).await.unwrap_err();
+        assert_eq!(lost.kind(), Kind::NotFound, "{lost}");
+        assert_eq!(f.prepare("d", Some(name)).await.unwrap_err().kind(), Kind::NotFound);
+    }
+    f.layer("base", None, |root| fs::write(root.join("a"), "1").unwrap()).await;
+    f.layer("top", Some("base"), |root| fs::write(root.join("b"), "2").unwrap()).await;
+    assert_eq!(f.names().await, ["base", "c", "top"]);
+    let mounts = f.prepare("d", Some("top")).await.unwrap();
+    with_mounted(&mounts, |root| {
+        assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "1");
+        assert_eq!(fs::read_to_string(root.join("b")).unwrap(), "2");
+    });
+    let again = f.commit("top", "d").await.unwrap_err();
+    assert_eq!(again.kind(), Kind::AlreadyExists, "what is there is not replaced");
 }
