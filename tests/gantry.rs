@@ -1,6 +1,9 @@
 //! `gantry` as people use it.
 
-use gantry_tests::{Daemon, Registry, Terminal, run, wait_for};
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use gantry_tests::{Daemon, Registry, Terminal, run, start, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -336,6 +339,31 @@ fn signals_are_proxied_and_the_daemon_cleans_up_after_a_lost_client() {
     assert!(daemon.gantry(&["ps"]).ok().stdout.contains("lost"), "the container runs on");
     daemon.gantry(&["stop", "lost"]).ok();
     wait_for("its removal", || {
+        daemon.gantry(&["ps", "-a", "-q"]).ok().text().is_empty().then_some(())
+    });
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn input_ends_with_its_only_caller() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let run = ["run", "-i", "--rm", "--network", "none", "--name", "filter", &image, "cat"];
+    let mut command = daemon.gantry_command(&run);
+    let mut client = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let (mut to, mut from) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+    to.write_all(b"x").expect("write");
+    from.read_exact(&mut [0]).expect("it answers");
+    let exec = ["exec", "-i", "filter", "sh", "-c", "echo y; cat; touch /ended"];
+    let mut command = daemon.gantry_command(&exec);
+    let mut other = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    other.stdout.take().unwrap().read_exact(&mut [0]).expect("it answers");
+    other.kill();
+    wait_for("the end of the input of exec", || {
+        (daemon.gantry(&["exec", "filter", "test", "-e", "/ended"]).code == 0).then_some(())
+    });
+    client.kill();
+    wait_for("the end of the container", || {
         daemon.gantry(&["ps", "-a", "-q"]).ok().text().is_empty().then_some(())
     });
     daemon.assert_nothing_left();

@@ -75,6 +75,7 @@ impl Engine {
                 id: &id,
                 exec_id: &exec_id,
                 stdin: request.attach_stdin,
+                sole: true,
             };
             status = match session::carry(target, attached, &mut session).await {
                 Ended::Exit(status) => Some(status),

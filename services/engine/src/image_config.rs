@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_core::{Digest, Error, Labels, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -31,12 +31,28 @@ pub(crate) struct Runtime {
     pub(crate) user: Option<String>,
     pub(crate) exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
     pub(crate) env: Option<Vec<String>>,
+    #[serde(deserialize_with = "words")]
     pub(crate) entrypoint: Option<Vec<String>>,
+    #[serde(deserialize_with = "words")]
     pub(crate) cmd: Option<Vec<String>>,
     pub(crate) volumes: Option<BTreeMap<String, serde_json::Value>>,
     pub(crate) working_dir: Option<String>,
     pub(crate) labels: Option<Labels>,
     pub(crate) stop_signal: Option<String>,
+}
+
+/// A list, or, from old builders, one word alone.
+fn words<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        One(String),
+        All(Vec<String>),
+    }
+    Ok(Option::<Words>::deserialize(from)?.map(|words| match words {
+        Words::One(word) => vec![word],
+        Words::All(words) => words,
+    }))
 }
 
 /// The layers.
@@ -73,5 +89,7 @@ mod tests {
         assert_eq!(config.runtime().env, None);
         assert!(ImageConfig::parse(b"{}").unwrap().runtime().entrypoint.is_none());
         assert!(ImageConfig::parse(b"[").is_err());
+        let config = ImageConfig::parse(br#"{"config":{"Entrypoint":"/bin/echo","Cmd":null}}"#);
+        assert_eq!(config.unwrap().runtime().entrypoint, Some(vec!["/bin/echo".to_owned()]));
     }
 }

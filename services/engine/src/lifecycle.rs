@@ -180,7 +180,7 @@ impl Engine {
         }
         session.tell(SessionOutput::Started { pid: found.state.pid }).await;
         let stdin = stdin && found.meta.settings.open_stdin;
-        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin };
+        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole: false };
         let state = match session::carry(target, attached, &mut session).await {
             Ended::CallerGone => return Ok(()),
             Ended::Exit(status) => found.live.ended(watch::end(&found.meta, status)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gantry_core::containers::{Container, Runtime};
 use gantry_core::db::{Durability, blocking};
-use gantry_core::{Any, Context, Error, Labels, Mount, Platform, Result};
+use gantry_core::{Any, Context, Error, Labels, Mount, Platform, Result, architecture};
 
 use crate::Engine;
 use crate::image_config::Runtime as ImageRuntime;
@@ -113,7 +113,10 @@ impl Engine {
         };
         let (mounts, written) = tokio::join!(self.prepare(ctx, &container, image), written);
         match written.and(mounts) {
-            Ok(mounts) => Ok(Made { container, meta, mounts, live, warnings: Vec::new() }),
+            Ok(mounts) => {
+                let warnings = mismatch(image).into_iter().collect();
+                Ok(Made { container, meta, mounts, live, warnings })
+            }
             Err(err) => {
                 if let Err(left) = self.dispose(ctx, &container, &meta, Durability::Buffered).await
                 {
@@ -172,6 +175,7 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
             "the working directory '{working_dir}' is invalid, it needs to be an absolute path"
         )));
     }
+    let working_dir = clean(&working_dir);
     let host_name = match (options.hostname.as_str(), network) {
         ("", Network::Host) => crate::system::host_name(),
         ("", Network::None) => id[..SHORT_ID].to_owned(),
@@ -195,6 +199,31 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         stop_signal: if stop_signal.is_empty() { TERM } else { signal::parse(&stop_signal)? },
         log_max_size,
         log_max_files,
+    })
+}
+
+/// An absolute path without `.`, `..` and empty parts, taken back by its text alone.
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// What Docker says of an image that is for another machine, when none was asked for.
+fn mismatch(image: &Ready) -> Option<String> {
+    let (own, wanted) = (architecture(), image.config.architecture.as_str());
+    let runs = wanted.is_empty() || wanted == own || (own == "amd64" && wanted == "386");
+    (!runs && image.platform.is_none()).then(|| {
+        format!(
+            "The requested image's platform (linux/{wanted}) does not match the detected host \
+             platform (linux/{own}) and no specific platform was requested"
+        )
     })
 }
 
@@ -323,6 +352,14 @@ mod tests {
         assert_eq!(made.env, ["PATH=/bin", "HOSTNAME=0123456789ab", "A=1"]);
         assert_eq!((made.working_dir.as_str(), made.user.as_str()), ("/srv", "web"));
         assert_eq!((made.stop_signal, made.network), (3, Network::None));
+    }
+
+    #[test]
+    fn working_directories_are_cleaned() {
+        for (wish, made) in [("/tmp/../x", "/x"), ("/a/./b//c/", "/a/b/c"), ("/../..", "/")] {
+            let options = ContainerOptions { working_dir: wish.into(), ..Default::default() };
+            assert_eq!(settings(&options, &image(), ID).unwrap().working_dir, made);
+        }
     }
 
     #[test]

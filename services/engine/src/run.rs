@@ -117,7 +117,9 @@ impl Engine {
         stdin: bool,
     ) {
         let id = made.container.id.as_str();
-        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin };
+        // A terminal can be attached to again.
+        let sole = !made.meta.settings.tty;
+        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole };
         let state = match session::carry(target, attached, session).await {
             Ended::CallerGone => return,
             Ended::Exit(status) => made.live.ended(watch::end(&made.meta, status)),

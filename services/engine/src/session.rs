@@ -27,6 +27,8 @@ pub(crate) struct Target<'a> {
     pub(crate) exec_id: &'a str,
     /// Whether the caller's input goes to the process.
     pub(crate) stdin: bool,
+    /// Whether its input ends with this caller: nobody else has any for it.
+    pub(crate) sole: bool,
 }
 
 /// Carries input and output until the process or the caller is gone.
@@ -59,11 +61,18 @@ pub(crate) async fn carry(target: Target<'_>, attached: Attached, session: &mut 
         // The caller has said all: what remains is to listen.
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = outputs => ended,
         () = inputs => Ended::CallerGone,
         () = session.output.closed() => Ended::CallerGone,
+    };
+    if ended == Ended::CallerGone && target.stdin && target.sole {
+        let Target { tasks, ctx, id, exec_id, .. } = target;
+        if let Err(err) = tasks.close_stdin(ctx, id, exec_id).await {
+            tracing::debug!(id, error = %err, "end the input of a caller who is gone");
+        }
     }
+    ended
 }
 
 async fn forward(target: Target<'_>, to: &mut Input, input: SessionInput) -> Result<()> {

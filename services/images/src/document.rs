@@ -191,6 +191,12 @@ impl ImageParts {
             variant: parsed.variant.filter(|variant| !variant.is_empty()),
             os_version: None,
         });
+        if !matches!(platform.os.as_str(), "" | "linux") {
+            return Err(Error::failed_precondition(format!(
+                "image operating system {:?} cannot be used on this platform",
+                platform.os
+            )));
+        }
         let diff_ids = parsed.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
         if diff_ids.len() != blobs.len() {
             return Err(Error::invalid_argument(format!(

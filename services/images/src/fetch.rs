@@ -153,7 +153,9 @@ impl Fetcher {
             ingest.writer.truncate(0).await?;
             result = self.complete(blob, &mut ingest, &mut None, progress).await;
         }
-        if damaged(&result).is_some() {
+        // Nothing to go on with: neither damaged bytes nor none.
+        let nothing = result.is_err() && ingest.writer.status().offset == 0;
+        if damaged(&result).is_some() || nothing {
             self.abort(ingest).await;
         }
         result
