@@ -1,6 +1,9 @@
 //! The command line: global options, and what command is meant.
 
+use std::ffi::OsString;
+
 use anyhow::Context as _;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use gantry_core::Namespace;
 
@@ -11,6 +14,7 @@ use crate::commands::{
 };
 use crate::exit::Outcome;
 use crate::printer::Printer;
+use crate::switches;
 
 /// Where the daemon listens unless one says otherwise.
 pub(crate) const DEFAULT_ADDRESS: &str = "/run/gantry/gantry.sock";
@@ -27,7 +31,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
 
 /// Run containers
 #[derive(Debug, Parser)]
-#[command(name = "gantry", version, arg_required_else_help = true)]
+#[command(name = "gantry", version, arg_required_else_help = true, args_override_self = true)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -124,10 +128,40 @@ pub(crate) struct Cli(Arguments);
 /// # Errors
 /// What clap says about it, or the help that was asked for.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    let line: Vec<_> = std::env::args_os().collect();
+    understand(&line).map(Cli)
+}
+
+fn understand(line: &[OsString]) -> Result<Arguments, clap::Error> {
     // What only the help needs takes longer to make than the rest.
-    let plain = Arguments::command().try_get_matches();
-    let matches = plain.or_else(|_| definition().try_get_matches())?;
-    Arguments::from_arg_matches(&matches).map(Cli)
+    let plain = switches::with_values(Arguments::command()).try_get_matches_from(line);
+    let matches = plain.map_err(|error| told(error, line))?;
+    Arguments::from_arg_matches(&matches)
+}
+
+/// An error, or the help that was asked for, as users are told it.
+fn told(error: clap::Error, line: &[OsString]) -> clap::Error {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(named) = not_text(line)
+    {
+        return named;
+    }
+    let again = |definition: clap::Command| definition.try_get_matches_from(line).err();
+    // Help does not show that switches have values. This finds none in a line
+    // where one has.
+    let help = if error.use_stderr() { None } else { again(definition()) };
+    help.filter(|help| !help.use_stderr())
+        .or_else(|| again(switches::with_values(definition())))
+        .unwrap_or(error)
+}
+
+/// Names the arguments that are not text. There may be none: what is not text
+/// may come from the environment.
+fn not_text(line: &[OsString]) -> Option<clap::Error> {
+    let words = line.iter().filter(|word| word.to_str().is_none());
+    let words: Vec<_> = words.map(|word| format!("{word:?}")).collect();
+    let message = format!("arguments must be UTF-8, unlike {}\n", words.join(", "));
+    (!words.is_empty()).then(|| clap::Error::raw(ErrorKind::InvalidUtf8, message))
 }
 
 /// The definition that help, man pages and completions come from.
@@ -210,13 +244,14 @@ mod tests {
     use super::*;
 
     fn parse(line: &[&str]) -> Result<Arguments, clap::Error> {
-        let matches = definition().try_get_matches_from(line)?;
-        Arguments::from_arg_matches(&matches)
+        let line: Vec<_> = line.iter().map(OsString::from).collect();
+        understand(&line)
     }
 
     #[test]
     fn the_definition_is_sound() {
         definition().debug_assert();
+        switches::with_values(definition()).debug_assert();
     }
 
     #[test]
@@ -231,6 +266,21 @@ mod tests {
         else {
             panic!("another command")
         };
+    }
+
+    #[test]
+    fn values_of_switches_are_understood_and_not_shown() {
+        let told = |line: &[&str]| parse(line).unwrap_err().to_string();
+        for help in ["-h", "--help"] {
+            let plain = told(&["gantry", "run", help]);
+            assert!(plain.contains("--rm  ") && plain.contains("--tty  "), "{plain}");
+            assert!(told(&["gantry", "run", "--rm=0", help]).contains("--tty"));
+        }
+        let refused = told(&["gantry", "run", "--rm=maybe", "busybox"]);
+        assert!(refused.contains("'maybe' for '--rm[=<BOOL>]': write true or false"), "{refused}");
+        let refused = told(&["gantry", "run", "--rm=true", "--no-such-flag", "busybox"]);
+        assert!(refused.contains("unexpected argument '--no-such-flag'"), "{refused}");
+        assert!(refused.contains("Usage: gantry run [OPTIONS] IMAGE [COMMAND [ARG]...]"));
     }
 
     #[test]
@@ -272,5 +322,7 @@ mod tests {
             assert_eq!(arguments.global.namespace.as_str(), "a");
         }
         assert!(parse(&["gantry", "-n", "a/b", "ps"]).is_err());
+        let arguments = parse(&["gantry", "-n", "a", "-n", "b", "ps"]).unwrap();
+        assert_eq!(arguments.global.namespace.as_str(), "b");
     }
 }

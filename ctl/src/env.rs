@@ -1,6 +1,7 @@
 //! What users write as NAME=VALUE.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -9,16 +10,20 @@ use anyhow::{Context, bail};
 /// variable that the caller has not is left out.
 ///
 /// # Errors
-/// Without a name.
+/// Without a name, or when the caller's value is not UTF-8.
 pub(crate) fn variable(
     text: &str,
-    lookup: impl Fn(&str) -> Option<String>,
+    lookup: impl Fn(&str) -> Option<OsString>,
 ) -> anyhow::Result<Option<String>> {
     match text.split_once('=') {
         Some(("", _)) => bail!("invalid environment variable {text:?}: write NAME=VALUE or NAME"),
         None if text.is_empty() => bail!("invalid environment variable: the name is empty"),
         Some(_) => Ok(Some(text.to_owned())),
-        None => Ok(lookup(text).map(|value| format!("{text}={value}"))),
+        None => match lookup(text).map(OsString::into_string) {
+            None => Ok(None),
+            Some(Ok(value)) => Ok(Some(format!("{text}={value}"))),
+            Some(Err(_)) => bail!("your value of environment variable {text:?} is not UTF-8"),
+        },
     }
 }
 
@@ -29,7 +34,7 @@ pub(crate) fn variable(
 /// When a line names no variable; says which.
 pub(crate) fn file(
     text: &str,
-    lookup: impl Fn(&str) -> Option<String>,
+    lookup: impl Fn(&str) -> Option<OsString>,
 ) -> anyhow::Result<Vec<String>> {
     let mut variables = Vec::new();
     for (index, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
@@ -69,8 +74,8 @@ pub(crate) fn variables(
     Ok(all)
 }
 
-fn caller(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+fn caller(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// Reads `KEY=VALUE` pairs; `KEY` alone has an empty value. Of two with one
@@ -92,10 +97,16 @@ pub(crate) fn pairs(what: &str, texts: &[String]) -> anyhow::Result<BTreeMap<Str
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
-    fn home(name: &str) -> Option<String> {
-        (name == "HOME").then(|| "/root".to_owned())
+    fn home(name: &str) -> Option<OsString> {
+        match name {
+            "HOME" => Some("/root".into()),
+            "BYTES" => Some(OsString::from_vec(b"a\xffb".to_vec())),
+            _ => None,
+        }
     }
 
     #[test]
@@ -108,6 +119,15 @@ mod tests {
         assert_eq!(read("UNSET"), None);
         assert!(variable("=b", home).is_err());
         assert!(variable("", home).is_err());
+    }
+
+    #[test]
+    fn what_is_not_text_is_told() {
+        let error = variable("BYTES", home).unwrap_err();
+        assert_eq!(error.to_string(), "your value of environment variable \"BYTES\" is not UTF-8");
+        let error = file("A=1\nBYTES", home).unwrap_err();
+        assert_eq!(error.to_string(), "line 2");
+        assert_eq!(variable("BYTES=x", home).unwrap(), Some("BYTES=x".to_owned()));
     }
 
     #[test]

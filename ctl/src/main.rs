@@ -18,6 +18,7 @@ mod options;
 mod printer;
 mod progress;
 mod session;
+mod switches;
 mod table;
 
 use std::process::ExitCode;

@@ -80,7 +80,8 @@ pub(crate) struct Container {
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
     /// What it sees of the network
-    #[arg(long, value_name = "NETWORK")]
+    // Docker's old name is understood as well.
+    #[arg(long, alias = "net", value_name = "NETWORK")]
     network: Option<Network>,
     /// Host name; the container's ID without it
     #[arg(long, value_name = "NAME")]

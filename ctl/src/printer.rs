@@ -2,9 +2,13 @@
 //! standard error.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd;
 
 /// Nobody reads standard output any more. That is no failure.
 #[derive(Debug)]
@@ -46,22 +50,21 @@ impl Printer {
     /// # Errors
     /// [`Closed`], or that it could not be written.
     pub(crate) fn data(&self, data: &[u8]) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        written(out.write_all(data).and_then(|()| out.flush()))
+        written(write_all(io::stdout().lock(), data))
     }
 
-    /// Prints data of a container's standard error as it is.
+    /// Prints data to standard error as it is.
     ///
     /// # Errors
     /// [`Closed`], or that it could not be written.
     pub(crate) fn error_data(&self, data: &[u8]) -> anyhow::Result<()> {
-        written(io::stderr().lock().write_all(data))
+        written(write_all(io::stderr().lock(), data))
     }
 
     /// Tells something beside the data. That it could not be told is no failure.
     pub(crate) fn note(&self, text: impl fmt::Display) {
         // In one write, so that lines of several processes don't mix.
-        let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+        let _ = self.error_data(format!("{text}\n").as_bytes());
     }
 
     /// Tells what a user should look at.
@@ -81,6 +84,31 @@ impl Printer {
             self.note(format_args!("{head}: {text}"));
         }
     }
+}
+
+/// Writes all of it, and waits for a slow reader also when somebody made the
+/// descriptor non-blocking. Nothing is buffered.
+///
+/// # Errors
+/// As `write(2)`.
+pub(crate) fn write_all(to: impl AsFd, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match unistd::write(&to, data) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => data = &data[n..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => wait(to.as_fd()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a descriptor has room.
+fn wait(fd: BorrowedFd<'_>) {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    // Whatever it says, the next write tells more.
+    let _ = poll(&mut fds, PollTimeout::NONE);
 }
 
 /// Tells a reader that went away from an output that failed.

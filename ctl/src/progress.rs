@@ -1,7 +1,7 @@
 //! How far a pull is: bars on a terminal, lines elsewhere.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use gantry_grpc::gantry::engine::v1::PullProgress;
@@ -69,7 +69,7 @@ impl Progress {
         }
         let due = self.drawn_at.is_none_or(|at| at.elapsed() >= FRAME);
         if self.style == Style::Bars && (moved || due) {
-            self.draw();
+            self.draw(printer);
         }
     }
 
@@ -78,7 +78,7 @@ impl Progress {
             return;
         }
         if self.style == Style::Bars && !self.layers.is_empty() {
-            self.draw();
+            self.draw(printer);
         }
         let status = match done.up_to_date {
             true => "Image is up to date",
@@ -89,7 +89,7 @@ impl Progress {
     }
 
     /// Draws all layers over the last drawing, in one write.
-    fn draw(&mut self) {
+    fn draw(&mut self, printer: &Printer) {
         let (columns, rows) = terminal::size().unwrap_or((80, 24));
         let lines = board(&self.layers, usize::from(columns), usize::from(rows));
         let mut text = String::new();
@@ -101,7 +101,7 @@ impl Progress {
             text.push('\n');
         }
         // A terminal that can't be drawn on is no failure of the pull.
-        let _ = io::stderr().lock().write_all(text.as_bytes());
+        let _ = printer.error_data(text.as_bytes());
         self.drawn = lines.len();
         self.drawn_at = Some(Instant::now());
     }

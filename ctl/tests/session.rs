@@ -3,20 +3,24 @@
 
 mod fake;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use gantry_grpc::gantry::engine::v1::Resize;
 use gantry_grpc::gantry::engine::v1::session_input::Input;
+use gantry_grpc::gantry::engine::v1::{PullPolicy, Resize, RunContainer};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 
-use fake::Fake;
+use fake::{Fake, LOG_ENTRIES, LOG_ENTRY};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gantry");
 
@@ -169,6 +173,135 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         let ended = child.wait_with_output().expect("wait");
         assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""), "{arguments:?}");
     }
+}
+
+/// Starts with a pipe as standard output on which writing does not wait.
+fn unwaiting(fake: &Fake, arguments: &[&str]) -> (Child, PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().expect("make a pipe");
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set the flags");
+    let end = writer.try_clone().expect("share the pipe");
+    let mut command = gantry(fake, arguments);
+    command.stdin(Stdio::null()).stdout(end).stderr(Stdio::piped());
+    (command.spawn().expect("start gantry"), reader, writer)
+}
+
+/// Waits until the pipe is full; false when its writer has ended.
+fn is_filled(writer: &PipeWriter, child: &mut Child) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let mut fds = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut fds, PollTimeout::ZERO).expect("poll") == 0 {
+            return true;
+        }
+        if child.try_wait().expect("wait").is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the pipe does not fill");
+}
+
+#[test]
+fn a_slow_reader_gets_all_where_writing_does_not_wait() {
+    let fake = Fake::start();
+    let (mut child, mut reader, writer) = unwaiting(&fake, &["logs", "web"]);
+    let mut piece = [0; 50_000];
+    let mut seen = Vec::new();
+    while is_filled(&writer, &mut child) {
+        let n = reader.read(&mut piece).expect("read");
+        seen.extend_from_slice(&piece[..n]);
+    }
+    drop(writer);
+    reader.read_to_end(&mut seen).expect("read");
+    let ended = child.wait_with_output().expect("wait");
+    assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""));
+    assert_eq!(seen.len(), LOG_ENTRIES * LOG_ENTRY);
+    for (n, entry) in seen.chunks(LOG_ENTRY).enumerate() {
+        assert!(entry.iter().all(|byte| *byte == n as u8), "entry {n}");
+    }
+}
+
+#[test]
+fn a_reader_may_go_where_writing_does_not_wait() {
+    let fake = Fake::start();
+    for arguments in [&["run", "--network=none", "flood"][..], &["logs", "web"]] {
+        let (mut child, reader, writer) = unwaiting(&fake, arguments);
+        assert!(is_filled(&writer, &mut child), "{arguments:?}");
+        drop((reader, writer));
+        let ended = child.wait_with_output().expect("wait");
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+/// What the daemon is asked for.
+fn asked(fake: &Fake, arguments: &str) -> RunContainer {
+    output(gantry(fake, &["run"]).args(arguments.split(' ')));
+    let Input::Run(run) = next(fake) else { panic!("not a run") };
+    run
+}
+
+#[test]
+fn of_repeated_options_the_last_counts() {
+    let fake = Fake::start();
+    let run = asked(&fake, "-u 0 --network host --pull never -u 1 --net none --pull always exit 0");
+    assert_eq!(run.pull(), PullPolicy::Always);
+    let spec = run.spec.expect("a container");
+    assert_eq!((spec.user.as_str(), spec.network.as_str()), ("1", "none"));
+    let spec = asked(&fake, "-e A=1 -e B=2 -l a -l b exit 0").spec.expect("a container");
+    assert_eq!(spec.env, ["A=1", "B=2"]);
+    assert_eq!(spec.labels.len(), 2);
+    assert_eq!(output(&mut gantry(&fake, &["ps", "-a", "--all", "-qq"])).status.code(), Some(0));
+}
+
+#[test]
+fn switches_may_have_values() {
+    let fake = Fake::start();
+    for (line, rm, stdin, tty, detach) in [
+        ("--rm --rm lost", true, false, false, false),
+        ("--rm=true --tty=false lost", true, false, false, false),
+        ("--rm --rm=0 -t -t=F lost", false, false, false, false),
+        ("--rm=false --rm lost", true, false, false, false),
+        ("-itd lost", false, true, true, true),
+        ("-it=false -d=0 lost", false, true, false, false),
+        ("-itdi=0 --rm=T lost", true, false, true, true),
+        ("-i --rm=false lost --rm --tty=maybe", false, true, false, false),
+        ("-iu 1 --sig-proxy=f lost", false, true, false, false),
+    ] {
+        let run = asked(&fake, line);
+        let spec = run.spec.expect("a container");
+        assert_eq!(spec.image, "lost", "{line}");
+        let got = (spec.auto_remove, spec.open_stdin, spec.tty, run.detach);
+        assert_eq!(got, (rm, stdin, tty, detach), "{line}");
+    }
+    let apart = asked(&fake, "-d --rm false lost").spec.expect("a container");
+    assert_eq!((apart.image.as_str(), apart.command), ("false", vec!["lost".to_owned()]));
+    for value in ["--rm=maybe", "--rm=", "-i=yes", "--sig-proxy=2"] {
+        let ended = output(&mut gantry(&fake, &["run", value, "lost"]));
+        assert_eq!(ended.status.code(), Some(125), "{value}");
+        let name = value.split('=').next().expect("a name");
+        let said = text(&ended.stderr);
+        let name = if name == "-i" { "--interactive" } else { name };
+        assert!(said.contains(name) && said.contains("write true or false"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_not_text_is_refused() {
+    let fake = Fake::start();
+    let bytes = OsStr::from_bytes(b"a\xffb");
+    let mut command = gantry(&fake, &["run", "-e", "BYTES", "exit", "0"]);
+    let ended = output(command.env("BYTES", bytes));
+    assert_eq!(ended.status.code(), Some(125));
+    assert_eq!(
+        text(&ended.stderr),
+        "Error: your value of environment variable \"BYTES\" is not UTF-8\n"
+    );
+    let ended = output(gantry(&fake, &["run", "echo"]).arg(bytes));
+    assert_eq!(ended.status.code(), Some(125));
+    assert_eq!(text(&ended.stderr), "error: arguments must be UTF-8, unlike \"a\\xFFb\"\n");
+    let ended = output(gantry(&fake, &["ps"]).env("GANTRY_NAMESPACE", bytes));
+    assert_eq!(ended.status.code(), Some(125));
+    assert!(text(&ended.stderr).contains("UTF-8"), "{}", text(&ended.stderr));
 }
 
 #[test]

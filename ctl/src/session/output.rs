@@ -1,16 +1,13 @@
 //! Standard output and error, written by a thread of its own: a reader that
 //! is slow must not hold up signals and input.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
 
 use anyhow::Context;
 use bytes::Bytes;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::printer::written;
+use crate::printer::{write_all, written};
 
 /// Pieces that wait for the thread; more wait in the daemon.
 const WAITING: usize = 8;
@@ -90,7 +87,7 @@ impl Thread {
             .name("output".to_owned())
             .spawn(move || {
                 // Nobody listens when the process ends early.
-                let _ = sender.send(write_all(receiver));
+                let _ = sender.send(write_pieces(receiver));
             })
             .context("start a thread for the output")?;
         Ok(Self { pieces: Some(pieces), result })
@@ -104,34 +101,12 @@ impl Thread {
     }
 }
 
-fn write_all(mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
-    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+fn write_pieces(mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
     while let Some((stream, bytes)) = pieces.blocking_recv() {
         match stream {
-            Stream::Stdout => write(&stdout, &bytes)?,
-            Stream::Stderr => write(&stderr, &bytes)?,
+            Stream::Stdout => write_all(io::stdout(), &bytes)?,
+            Stream::Stderr => write_all(io::stderr(), &bytes)?,
         }
     }
     Ok(())
-}
-
-fn write(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => wait(file.as_fd()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Waits for room on a descriptor that somebody made non-blocking.
-fn wait(file: BorrowedFd<'_>) {
-    let mut fds = [PollFd::new(file, PollFlags::POLLOUT)];
-    // Whatever it says, the next write tells more.
-    let _ = poll(&mut fds, PollTimeout::NONE);
 }

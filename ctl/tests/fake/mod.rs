@@ -15,6 +15,11 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
+/// Entries of every log.
+pub(crate) const LOG_ENTRIES: usize = 100;
+/// Bytes of an entry.
+pub(crate) const LOG_ENTRY: usize = 10_000;
+
 /// The daemon, on a socket of its own, for the life of the test process.
 pub(crate) struct Fake {
     directory: TempDir,
@@ -179,7 +184,17 @@ impl Containers for Player {
         &self,
         _: Request<api::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
-        Err(Status::unimplemented("logs"))
+        let (entries, receiver) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(async move {
+            for n in 0..LOG_ENTRIES {
+                let data = Bytes::from(vec![n as u8; LOG_ENTRY]);
+                let entry = api::LogEntry { data, ..Default::default() };
+                if entries.send(Ok(entry)).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn stop(
