@@ -165,6 +165,8 @@ where
     unsafe { libc::_exit(0) }
 }
 
+extern "C" fn nothing(_: libc::c_int) {}
+
 /// Takes off what the worker inherited from the shim and must not pass on to a
 /// container: descriptors, signal handlers and mask, supplementary groups, a
 /// real-time scheduling class.
@@ -180,6 +182,9 @@ fn clean_slate(keep: &mut [RawFd]) {
         for signal in 1..=64 {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8);
         }
+        // A hook may end without reading its input. Handled, not ignored: that
+        // would reach the container, and execve takes handlers away.
+        libc::signal(libc::SIGPIPE, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
