@@ -99,6 +99,19 @@ impl Server {
         }
     }
 
+    /// Whether anybody looks on.
+    pub fn is_watched(&self) -> bool {
+        !self.shared.clients().is_empty()
+    }
+
+    /// Hands a short text to every client, also to those that are full.
+    pub fn announce(&self, text: &str) {
+        let frame = frame::output(Stream::Stderr, text.as_bytes());
+        for client in self.shared.clients().iter() {
+            client.add(&mut client.queue(), frame.clone());
+        }
+    }
+
     /// Announces the end: clients of now and later get the exit status behind
     /// the output that waits for them, and are disconnected.
     pub fn finish(&self, status: i32) {
@@ -140,14 +153,17 @@ impl Client {
                     return;
                 }
                 if queue.bytes < QUEUE {
-                    queue.bytes += frame.len();
-                    queue.frames.push_back(frame);
-                    self.filled.notify_one();
-                    return;
+                    return self.add(&mut queue, frame);
                 }
             }
             emptied.await;
         }
+    }
+
+    fn add(&self, queue: &mut Queue, frame: Bytes) {
+        queue.bytes += frame.len();
+        queue.frames.push_back(frame);
+        self.filled.notify_one();
     }
 
     /// The next frame; the room it took is given back by [`Client::sent`].

@@ -87,8 +87,27 @@ impl JsonFile {
         }
     }
 
+    /// See [`super::Driver::backlog`].
+    pub fn backlog(&self) -> usize {
+        self.pending.len() - self.written
+    }
+
     /// See [`super::Driver::flush`].
     pub fn flush(&mut self) -> io::Result<()> {
+        if let Err(e) = self.write_pending() {
+            // All but the last byte that was written: it tells where a record ends.
+            self.pending.drain(..self.written.saturating_sub(1));
+            self.written = self.written.min(1);
+            return Err(e);
+        }
+        self.pending.clear();
+        // A burst must not keep its buffer for the rest of the shim's life.
+        self.pending.shrink_to(MAX_PART);
+        self.written = 0;
+        Ok(())
+    }
+
+    fn write_pending(&mut self) -> io::Result<()> {
         while self.written < self.pending.len() {
             let rest = &self.pending[self.written..];
             let record = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |at| at + 1);
@@ -105,10 +124,6 @@ impl JsonFile {
             self.written += n;
             self.size += n as u64;
         }
-        self.pending.clear();
-        // A burst must not keep its buffer for the rest of the shim's life.
-        self.pending.shrink_to(MAX_PART);
-        self.written = 0;
         Ok(())
     }
 
@@ -326,6 +341,36 @@ mod tests {
         log.push(Stream::Stdout, b"and more\n");
         log.flush().unwrap();
         assert_eq!(joined(&path, 1), "kept\nand more\n");
+    }
+
+    #[test]
+    fn what_was_written_in_part_goes_on_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = JsonFile::open(&dir.path().join("c.log"), 0, 1).unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .unwrap();
+        log.file = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut want = String::new();
+        for n in 0..10_000 {
+            let line = format!("line {n}\n");
+            log.push(Stream::Stdout, line.as_bytes());
+            want += &line;
+        }
+        let (all, mut text, mut buffer) = (log.backlog(), Vec::new(), vec![0; 5000]);
+        while log.flush().is_err() {
+            assert_eq!(log.pending.len(), log.backlog() + log.written);
+            assert!(log.written <= 1, "what is written takes room");
+            let n = reader.read(&mut buffer).unwrap();
+            text.extend_from_slice(&buffer[..n]);
+        }
+        drop(log);
+        reader.read_to_end(&mut text).unwrap();
+        assert_eq!(text.len(), all);
+        let lines = text.split_inclusive(|b| *b == b'\n');
+        let joined: String =
+            lines.map(|l| serde_json::from_slice::<Record>(l).unwrap().log).collect();
+        assert!(joined == want);
     }
 
     #[test]

@@ -99,4 +99,11 @@ impl Driver {
             Self::JsonFile(log) => log.flush(),
         }
     }
+
+    /// Bytes that wait to be written.
+    pub fn backlog(&self) -> usize {
+        match self {
+            Self::JsonFile(log) => log.backlog(),
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! The kernel's own filesystems (/dev, /dev/pts, /dev/shm, /dev/mqueue, /sys),
-//! plain binds, and masked and read-only paths.
+//! The kernel's own filesystems (/dev, /dev/pts, /dev/mqueue, /sys), plain
+//! tmpfs and binds, and masked and read-only paths.
 //!
 //! libcontainer makes each such mount by name, with a hundred system calls of
 //! path checks. Here they are made by descriptor, with the same result: what
@@ -10,7 +10,7 @@
 use super::executor::MountWork;
 use super::mounts::root_handle;
 use super::types::Error;
-use super::{launch, spec, sys};
+use super::{launch, paths, spec, sys};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -50,6 +50,7 @@ pub(crate) fn mount(
     network: Option<&OwnedFd>,
 ) -> Result<Vec<MountWork>, Error> {
     if !applies(spec) {
+        make_places(spec, &root_handle(root)?)?;
         return Ok(Vec::new());
     }
     enter_namespaces(spec, network)?;
@@ -72,7 +73,28 @@ pub(crate) fn mount(
             Error::io(format!("mount {} on {}", source.display(), m.destination().display()), e)
         })?;
     }
-    Ok(paths(spec))
+    make_places(spec, &root)?;
+    Ok(hidden(spec))
+}
+
+/// Makes the files that links lead to, where a bind goes that libcontainer
+/// makes: it follows no link that leads nowhere.
+fn make_places(spec: &Spec, root: &OwnedFd) -> Result<(), Error> {
+    for m in spec.mounts().iter().flatten() {
+        let Some(source) = m.source().as_ref().filter(|_| is_bind(m)) else { continue };
+        let at = m.destination();
+        let link = sys::cpath(at)
+            .and_then(|c| {
+                sys::openat2(root.as_fd(), &c, libc::O_PATH | libc::O_NOFOLLOW, 0, sys::IN_ROOT)
+            })
+            .and_then(|fd| std::fs::File::from(fd).metadata())
+            .is_ok_and(|meta| meta.is_symlink());
+        if link && !source.is_dir() {
+            paths::file_in(root.as_fd(), at)
+                .map_err(|e| Error::io(format!("make a place to mount at {}", at.display()), e))?;
+        }
+    }
+    Ok(())
 }
 
 /// With hooks or a user namespace the order of things is
@@ -145,12 +167,11 @@ enum What {
 impl Plain {
     fn of(m: &Mount) -> Option<Self> {
         let words = m.options().as_deref().unwrap_or_default();
-        let recursive = words.iter().any(|o| o == "rbind");
-        if recursive || words.iter().any(|o| o == "bind") || m.typ().as_deref() == Some("bind") {
-            return Self::bind(m, words, recursive);
+        if is_bind(m) {
+            return Self::bind(m, words, words.iter().any(|o| o == "rbind"));
         }
         let kind = match (m.typ().as_deref()?, m.destination().to_str()?) {
-            ("tmpfs", "/dev" | "/dev/shm") => c"tmpfs",
+            ("tmpfs", _) if is_apart(m.destination()) => c"tmpfs",
             ("devpts", "/dev/pts") => c"devpts",
             ("mqueue", "/dev/mqueue") => c"mqueue",
             ("sysfs", "/sys") => c"sysfs",
@@ -181,9 +202,7 @@ impl Plain {
     fn bind(m: &Mount, words: &[String], recursive: bool) -> Option<Self> {
         let rest = words.iter().filter(|o| !matches!(o.as_str(), "bind" | "rbind"));
         let attributes = rest.map(|o| attribute(o)).try_fold(0, |all, one| Some(all | one?))?;
-        // In /proc it needs more care than here, and / is no place below the root.
-        let at = m.destination();
-        let apart = at.is_absolute() && at != Path::new("/") && !at.starts_with("/proc");
+        let apart = is_apart(m.destination());
         let source = m.source().clone()?;
         // To change how access times are kept, the old way has to be cleared first.
         let simple = attributes & (sys::ATTR_NOATIME | sys::ATTR_STRICTATIME) == 0;
@@ -193,7 +212,7 @@ impl Plain {
     fn make(&self, root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
         match &self.what {
             What::Filesystem { kind, options } => {
-                let place = sys::mkdir_all_in(root, at)?;
+                let place = paths::mkdir_all_in(root, at)?;
                 let options: Vec<_> =
                     options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
                 let mount = sys::new_mount(kind, &options, self.attributes)?;
@@ -202,8 +221,11 @@ impl Plain {
             What::Bind { source, recursive } => {
                 let source: OwnedFd = sys::open_path(source)?;
                 let directory = std::fs::File::from(source.try_clone()?).metadata()?.is_dir();
-                let place =
-                    if directory { sys::mkdir_all_in(root, at)? } else { sys::file_in(root, at)? };
+                let place = if directory {
+                    paths::mkdir_all_in(root, at)?
+                } else {
+                    paths::file_in(root, at)?
+                };
                 let mount = sys::clone_mount(source.as_fd(), c"", *recursive)?;
                 if self.attributes != 0 {
                     let change = sys::MountChange { set: self.attributes, ..Default::default() };
@@ -215,12 +237,23 @@ impl Plain {
     }
 }
 
+/// Whether a mount of the spec is a bind.
+pub(crate) fn is_bind(m: &Mount) -> bool {
+    m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
+        || m.typ().as_deref() == Some("bind")
+}
+
+/// In /proc it needs more care than here, and / is no place below the root.
+fn is_apart(at: &Path) -> bool {
+    at.is_absolute() && at != Path::new("/") && !at.starts_with("/proc")
+}
+
 fn attribute(option: &str) -> Option<u64> {
     ATTRIBUTES.iter().find(|a| a.0 == option).map(|a| a.1)
 }
 
 /// Takes the masked and read-only paths in /proc and /sys out of the spec.
-fn paths(spec: &mut Spec) -> Vec<MountWork> {
+fn hidden(spec: &mut Spec) -> Vec<MountWork> {
     let Some(linux) = spec.linux_mut() else { return Vec::new() };
     let mut work = Vec::new();
     let mut take = |paths: &mut Option<Vec<String>>, make: fn(std::ffi::CString) -> MountWork| {
@@ -259,10 +292,12 @@ mod tests {
         let What::Filesystem { options, .. } = dev.what else { panic!("no bind") };
         assert_eq!(options[1], ("mode".to_owned(), "755".to_owned()));
         assert!(Plain::of(&mount("sysfs", "/sys", &["ro", "noexec"])).is_some());
+        assert!(Plain::of(&mount("tmpfs", "/run", &["mode=755"])).is_some());
         for other in [
             mount("tmpfs", "/dev", &["ro", "mode=755"]),
             mount("tmpfs", "/dev", &[]),
-            mount("tmpfs", "/run", &["mode=755"]),
+            mount("tmpfs", "/run", &[]),
+            mount("tmpfs", "/proc/x", &["mode=755"]),
             mount("tmpfs", "/dev/shm", &["mode=1777", "tmpcopyup"]),
             mount("bind", "/proc/x", &["rbind"]),
             mount("bind", "/x", &["rbind", "rro"]),

@@ -6,13 +6,13 @@ use super::mounts::{self, CgroupView};
 use super::seccomp::{self, Filter};
 use super::types::{Error, RootfsMount};
 use super::worker::Answer;
-use super::{apifs, faults, spec, sys, users};
+use super::{apifs, cwd, faults, spec, sys, users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ impl Work<'_> {
         users::own_streams(self.streams.as_ref(), &process, &spec);
         self.keyring();
         oom_score(&process);
-        let cwd = make_cwd(&spec, handle.as_fd(), process.cwd());
+        let cwd = cwd::make(&spec, handle.as_fd(), process.cwd());
         let env = process.env().clone().unwrap_or_default();
         process.set_terminal(Some(self.streams.is_none()));
         spec.set_process(Some(process));
@@ -77,9 +77,9 @@ impl Work<'_> {
         work.extend(apifs::mount(&mut spec, &root, self.network.as_ref())?);
         // Unless it was made just now.
         let loopback = has_new_network(&spec);
+        cwd?.mounted(&spec, &root)?;
         let adapted = spec::for_libcontainer(spec, &root)?;
         self.show_config(&adapted.config)?;
-        cwd?;
         let args = adapted.process.args().clone().unwrap_or_default();
         let (run, console) = self.executor(&args, &env, filter, work, &adapted.process)?;
         let (bundle, id) = (self.bundle.to_path_buf(), self.id.to_owned());
@@ -107,13 +107,14 @@ impl Work<'_> {
         sys::umask(UMASK);
         let spec = spec::load(self.bundle)?;
         inherit(&mut process, &spec);
+        cwd::clean(&mut process);
         spec::check_process(&process)?;
         self.host.join(self.group, self.born)?;
         let root_path = PathBuf::from(format!("/proc/{init}/root"));
         let root = mounts::root_handle(&root_path)?;
         users::resolve(&mut process, root.as_fd())?;
         users::own_streams(self.streams.as_ref(), &process, &spec);
-        reachable_cwd(root.as_fd(), process.cwd())?;
+        cwd::reach(root.as_fd(), process.cwd())?;
         drop(root);
         self.keyring();
         oom_score(&process);
@@ -280,41 +281,6 @@ fn oom_score(process: &Process) {
     if let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
         tracing::warn!("process.oomScoreAdj {score} is not set: {e}");
     }
-}
-
-/// Makes a missing working directory where the container will have it: in a
-/// bind's source when it lies below one, else in the root filesystem.
-fn make_cwd(spec: &Spec, root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
-    let what = |e| Error::io(format!("make the working directory {}", cwd.display()), e);
-    let below = |m: &&oci_spec::runtime::Mount| {
-        cwd.starts_with(m.destination()) && m.destination() != Path::new("/")
-    };
-    let mounts = spec.mounts().iter().flatten();
-    let Some(m) = mounts.filter(below).max_by_key(|m| m.destination().components().count()) else {
-        return sys::mkdir_all_in(root, cwd).map(drop).map_err(what);
-    };
-    let bind = m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
-        || m.typ().as_deref() == Some("bind");
-    let rest = cwd.strip_prefix(m.destination()).unwrap_or(Path::new(""));
-    if !bind || rest.as_os_str().is_empty() {
-        // A filesystem that does not exist yet: libcontainer names what is missing.
-        return Ok(());
-    }
-    let source = mounts::root_handle(m.source().as_deref().unwrap_or(Path::new("/")))?;
-    match sys::mkdir_all_in(source.as_fd(), rest) {
-        // A read-only source: entering it says what is wrong, if anything is.
-        Err(e) if e.raw_os_error() == Some(libc::EROFS) => Ok(()),
-        r => r.map(drop).map_err(what),
-    }
-}
-
-fn reachable_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    let opened = sys::cpath(cwd).and_then(|c| sys::openat2(root, &c, flags, 0, sys::IN_ROOT));
-    opened.map(drop).map_err(|e| Error::Exec {
-        errno: e.raw_os_error().unwrap_or(libc::EINVAL),
-        message: format!("chdir to cwd ({:?}) failed: {}", cwd.display().to_string(), plain(&e)),
-    })
 }
 
 /// With a user namespace of the container's own, namespaces that belong to the

@@ -17,16 +17,20 @@
 //! | `executor` | what runs last in the container's process: seccomp, execve |
 //! | `apifs` | /dev, /sys and the like, masked and read-only paths, where they are plain |
 //! | `mounts` | root filesystem, idmapped mounts, copy-up, propagation, the view of cgroups |
+//! | `cwd` | the working directory, made where it is missing |
+//! | `paths` | the root filesystem's paths, which nothing in it leads out of |
 //! | `cgroup` | v1, hybrid and v2: limits, devices, freezing, killing, readings |
 //! | `record` | `shim.json`, from which a dead shim's container is torn down |
 
 mod apifs;
 pub mod cgroup;
+mod cwd;
 mod executor;
 mod faults;
 mod hooks;
 mod launch;
 mod mounts;
+mod paths;
 mod record;
 pub mod seal;
 mod seccomp;
@@ -345,6 +349,11 @@ impl Runtime {
     /// Sends `signal` to every process of the container.
     pub async fn kill_all(&self, c: &ContainerState, signal: i32) -> Result<(), Error> {
         self.host.signal_all(&c.inner.group, signal)
+    }
+
+    /// Lets a frozen container die of the SIGKILL that its init got.
+    pub fn let_die(&self, c: &ContainerState) -> Result<(), Error> {
+        self.host.let_die(&c.inner.group)
     }
 
     /// Applies limits to the living container. Device rules are never touched.

@@ -7,6 +7,7 @@
 use super::cgroup::devices::{self, Rule};
 use super::cgroup::limits::{self, Step};
 use super::cgroup::{Group, Host};
+use super::cwd;
 use super::launch::UMASK;
 use super::seccomp;
 use super::types::{Error, Options};
@@ -48,7 +49,10 @@ impl Plan {
         options: &Options,
         host: &Host,
     ) -> Result<Self, Error> {
-        let spec = load(bundle)?;
+        let mut spec = load(bundle)?;
+        if let Some(process) = spec.process_mut() {
+            cwd::clean(process);
+        }
         let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         if spec.root().is_none() {

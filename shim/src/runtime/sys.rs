@@ -89,7 +89,11 @@ pub(crate) fn pidfd_kill(fd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
         .map(drop)
 }
 
-/// `openat2` with O_CLOEXEC added.
+/// How often a path is looked up again.
+const LOOKUPS: usize = 128;
+
+/// `openat2` with O_CLOEXEC added. While others rename and mount, the kernel
+/// can't tell where `..` leads: then the path is looked up again.
 pub(crate) fn openat2(
     dir: BorrowedFd<'_>,
     path: &CStr,
@@ -98,16 +102,19 @@ pub(crate) fn openat2(
     resolve: u64,
 ) -> io::Result<OwnedFd> {
     let how = [(flags | libc::O_CLOEXEC) as u64, u64::from(mode), resolve];
-    // SAFETY: `how` is an open_how of 24 bytes and the path ends with NUL.
-    owned(unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            dir.as_raw_fd(),
-            path.as_ptr(),
-            how.as_ptr(),
-            size_of_val(&how),
-        )
-    })
+    let (dir, size) = (dir.as_raw_fd(), size_of_val(&how));
+    let mut left = LOOKUPS;
+    loop {
+        // SAFETY: `how` is an open_how of 24 bytes and the path ends with NUL.
+        let opened = owned(unsafe {
+            libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), size)
+        });
+        left -= 1;
+        match opened {
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) && left > 0 => {}
+            opened => return opened,
+        }
+    }
 }
 
 /// Makes one directory; that it exists already is fine. Whether it is new.
@@ -132,50 +139,11 @@ pub(crate) fn openat(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result
     owned(unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC) }.into())
 }
 
-/// Makes every directory of `path` under `root`, which nothing in it can leave.
-pub(crate) fn mkdir_all_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    let whole = cpath(path)?;
-    if let Ok(fd) = openat2(root, &whole, flags, 0, IN_ROOT) {
-        return Ok(fd);
-    }
-    let mut done = std::path::PathBuf::from(".");
-    let mut at = openat2(root, c".", flags, 0, IN_ROOT)?;
-    for part in path.components() {
-        let std::path::Component::Normal(name) = part else { continue };
-        done.push(name);
-        let here = cpath(&done)?;
-        at = match openat2(root, &here, flags, 0, IN_ROOT) {
-            Ok(fd) => fd,
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                mkdirat(at.as_fd(), &cpath(Path::new(name))?, 0o755)?;
-                openat2(root, &here, flags, 0, IN_ROOT)?
-            }
-            Err(e) => return Err(e),
-        };
-    }
-    Ok(at)
-}
-
 /// Opens a path of the host as a handle only.
 pub(crate) fn open_path(path: &Path) -> io::Result<OwnedFd> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     options.read(true).custom_flags(libc::O_PATH).open(path).map(OwnedFd::from)
-}
-
-/// A handle of the file `path` under `root`, which nothing in it can leave. An
-/// empty one is made, with its directory, where there is none.
-pub(crate) fn file_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let whole = cpath(path)?;
-    match openat2(root, &whole, libc::O_PATH, 0, IN_ROOT) {
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
-        other => return other,
-    }
-    if let Some(parent) = path.parent() {
-        mkdir_all_in(root, parent)?;
-    }
-    openat2(root, &whole, libc::O_CREAT | libc::O_RDONLY, 0o644, IN_ROOT)
 }
 
 /// mount(2).

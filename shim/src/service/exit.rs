@@ -13,7 +13,7 @@ use crate::reaper::Exit;
 
 /// How long the exit may be held back by output that the shim itself keeps.
 const OWN_OUTPUT: Duration = Duration::from_secs(10);
-/// And by output for a client, which may have left, or for a disk that is full.
+/// And by output for a client, which may have left.
 const CLIENTS_OUTPUT: Duration = Duration::from_millis(250);
 /// How long init's exit may be held back by those of its container.
 const OTHERS: Duration = Duration::from_secs(10);

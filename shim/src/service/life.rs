@@ -68,7 +68,7 @@ impl Service {
         if let Err(e) = self.runtime.start(&container.state).await {
             process.judge(e.exit_code().unwrap_or(255));
             // Whatever is left of init goes, and then its exit is announced.
-            let _ = process.kill(libc::SIGKILL);
+            let _ = self.signal(container, process, libc::SIGKILL);
             return Err(refused("OCI runtime start failed", e));
         }
         process.set_started();
@@ -140,7 +140,17 @@ impl Service {
             }
             return Ok(());
         }
-        process.kill(signal)
+        self.signal(&container, &process, signal)
+    }
+
+    /// Signals one process. Init dies of SIGKILL even while it is frozen, and
+    /// the container with it.
+    fn signal(&self, container: &Container, process: &Process, signal: i32) -> Result<(), Error> {
+        process.kill(signal)?;
+        if signal == libc::SIGKILL && process.is_init() {
+            self.runtime.let_die(&container.state)?;
+        }
+        Ok(())
     }
 
     /// Freezes the container.
@@ -198,7 +208,7 @@ impl Service {
             }
             None if process.is_init() => {
                 // Created and never started: it goes without having run.
-                process.kill(libc::SIGKILL)?;
+                self.signal(&container, &process, libc::SIGKILL)?;
                 process.wait().await
             }
             None => Exit { status: 0, at: clock::now() },

@@ -160,15 +160,18 @@ impl Streams {
         }
     }
 
-    /// Whether the shim itself keeps the output, and can: then all of it is
-    /// stored before the exit is made known.
+    /// Whether the shim itself keeps the output: then all of it is taken
+    /// before the exit is made known.
     pub fn stores(&self) -> bool {
-        self.owner.as_ref().is_some_and(|owner| owner.keeps_up())
+        self.owner.is_some()
     }
 
     /// After the exit: waits until all output has arrived, `limit` at most.
     pub async fn drain(&self, limit: Duration) {
         self.exited.send_replace(true);
+        if let Some(owner) = &self.owner {
+            owner.release();
+        }
         let pumps = lock(&self.running).clone();
         let all = async {
             for pump in &pumps {
@@ -180,7 +183,7 @@ impl Streams {
         let _ = tokio::time::timeout(limit, all).await;
     }
 
-    /// Tells attached clients the exit status.
+    /// Tells attached clients what the log misses, and the exit status.
     pub fn finish(&self, status: i32) {
         if let Some(owner) = &self.owner {
             owner.finish(status);

@@ -1,91 +1,232 @@
 //! Output that the shim keeps itself: the log, and everyone attached.
+//!
+//! On a full disk attached clients go on seeing everything. What can't be
+//! written waits in memory, and when that is full the process waits, unless
+//! somebody looks on: then the log leaves out what follows, and says so.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::attach;
 use crate::log::{self, Stream};
 use crate::report::Report;
 
+/// Encoded bytes that may wait for room on the disk.
+const BACKLOG: usize = 1024 * 1024;
+
 /// The log and the attach socket of one process.
 #[derive(Debug)]
 pub struct Owner {
     /// Held while records are encoded and written, never across an await.
-    log: Mutex<Option<log::Driver>>,
+    log: Mutex<Option<Log>>,
     attach: Option<attach::Server>,
     report: Report,
-    /// Set while the log can't be written.
-    waits: AtomicBool,
+    /// The process is gone: nothing is held back any more.
+    released: watch::Sender<bool>,
 }
 
 impl Owner {
     /// Keeps output in `log` and shows it on `attach`.
     pub fn new(log: Option<log::Driver>, attach: Option<attach::Server>, report: Report) -> Self {
-        Self { log: Mutex::new(log), attach, report, waits: AtomicBool::new(false) }
+        let log = log.map(|driver| Log { driver, fault: None, skipped: 0, lost: 0 });
+        Self { log: Mutex::new(log), attach, report, released: watch::Sender::new(false) }
     }
 
-    /// Takes bytes of a stream; returns when they are logged and every client
-    /// has room for more.
+    /// Takes bytes of a stream; returns when every client has room for more,
+    /// and the log has, too.
     pub async fn take(&self, stream: Stream, bytes: &[u8]) {
-        if let Some(log) = self.log().as_mut() {
-            log.push(stream, bytes);
-        }
-        if let Err(e) = self.try_flush() {
-            // Whoever looks on sees it all the same, and why nothing follows.
-            self.show(stream, bytes).await;
-            let text = format!("the log cannot be written, the container's output waits: {e}");
-            self.show(Stream::Stderr, format!("gantry: {text}\r\n").as_bytes()).await;
-            self.report.warn(&text);
-            return self.flush().await;
-        }
-        self.show(stream, bytes).await;
-    }
-
-    async fn show(&self, stream: Stream, bytes: &[u8]) {
+        let written = self.write(|log| log.push(stream, bytes));
         if let Some(attach) = &self.attach {
             attach.broadcast(stream, bytes).await;
+        }
+        if !written {
+            self.hold().await;
         }
     }
 
     /// A stream ended: its unfinished line becomes a record.
-    pub async fn end(&self, stream: Stream) {
-        if let Some(log) = self.log().as_mut() {
-            log.end(stream);
+    pub fn end(&self, stream: Stream) {
+        self.write(|log| log.driver.end(stream));
+    }
+
+    /// Returns after another try to write what waits; never when nothing does.
+    pub async fn retry(&self) {
+        if !self.is_behind() {
+            return std::future::pending().await;
         }
-        if let Err(e) = self.try_flush() {
-            self.report.warn(&format!("the log cannot be written, its end waits: {e}"));
-            self.flush().await;
+        tokio::time::sleep(super::DISK_FULL_PAUSE).await;
+        self.write(|_| ());
+    }
+
+    /// Waits until nothing waits to be written, however long the disk is full.
+    pub async fn settle(&self) {
+        while self.is_behind() {
+            self.retry().await;
         }
     }
 
-    /// Whether what is taken is stored at once.
-    pub fn keeps_up(&self) -> bool {
-        !self.waits.load(Ordering::Relaxed)
+    /// The process is gone: what it left is taken without holding it back.
+    pub fn release(&self) {
+        self.released.send_replace(true);
     }
 
-    /// Tells attached clients the exit status.
+    /// Tells attached clients what the log misses, and the exit status.
     pub fn finish(&self, status: i32) {
+        self.write(|_| ());
+        let loss = self.log().as_ref().and_then(Log::loss);
+        if let Some(loss) = &loss {
+            self.report.warn(loss);
+        }
         if let Some(attach) = &self.attach {
+            if let Some(loss) = loss {
+                attach.announce(&format!("gantry: {loss}\r\n"));
+            }
             attach.finish(status);
         }
     }
 
-    /// Writes what is pending, however long the disk is full: meanwhile the
+    /// Waits while the log takes no more and nobody looks on: meanwhile the
     /// process's pipe fills up and the process waits.
-    async fn flush(&self) {
-        self.waits.store(true, Ordering::Relaxed);
-        while self.try_flush().is_err() {
-            tokio::time::sleep(super::DISK_FULL_PAUSE).await;
+    async fn hold(&self) {
+        let mut released = self.released.subscribe();
+        while self.log().as_ref().is_some_and(Log::is_full)
+            && !self.attach.as_ref().is_some_and(attach::Server::is_watched)
+        {
+            tokio::select! {
+                _ = released.wait_for(|released| *released) => return,
+                () = self.retry() => {}
+            }
         }
-        self.waits.store(false, Ordering::Relaxed);
-        self.report.warn("the log is written again");
     }
 
-    fn try_flush(&self) -> std::io::Result<()> {
-        self.log().as_mut().map_or(Ok(()), log::Driver::flush)
+    /// Changes the log and writes what it can; whether nothing is left.
+    fn write(&self, change: impl FnOnce(&mut Log)) -> bool {
+        let mut guard = self.log();
+        let Some(log) = guard.as_mut() else { return true };
+        change(log);
+        let was_behind = log.fault.is_some();
+        log.flush();
+        let fault = log.fault.as_ref().map(ToString::to_string);
+        drop(guard);
+        match &fault {
+            Some(e) if !was_behind => {
+                self.report.warn(&format!("the log cannot be written, output waits: {e}"));
+            }
+            None if was_behind => self.report.warn("the log is written again"),
+            _ => {}
+        }
+        fault.is_none()
     }
 
-    fn log(&self) -> std::sync::MutexGuard<'_, Option<log::Driver>> {
+    fn is_behind(&self) -> bool {
+        self.log().as_ref().is_some_and(|log| log.fault.is_some())
+    }
+
+    fn log(&self) -> MutexGuard<'_, Option<Log>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A log, and what keeps it from being whole.
+#[derive(Debug)]
+struct Log {
+    driver: log::Driver,
+    /// Why the rest can't be written now.
+    fault: Option<io::Error>,
+    /// Bytes left out at the present place.
+    skipped: u64,
+    /// Bytes left out in all.
+    lost: u64,
+}
+
+impl Log {
+    fn push(&mut self, stream: Stream, bytes: &[u8]) {
+        if !self.is_full() {
+            return self.driver.push(stream, bytes);
+        }
+        self.driver.end(Stream::Stdout);
+        self.driver.end(Stream::Stderr);
+        self.skipped += bytes.len() as u64;
+        self.lost += bytes.len() as u64;
+    }
+
+    /// Once something is left out, so is what follows, until the rest is written.
+    fn is_full(&self) -> bool {
+        self.skipped > 0 || self.driver.backlog() >= BACKLOG
+    }
+
+    fn flush(&mut self) {
+        let mut flushed = self.driver.flush();
+        if flushed.is_ok() && self.skipped > 0 {
+            let text = format!("gantry: {} bytes are missing here\n", self.skipped);
+            self.driver.push(Stream::Stderr, text.as_bytes());
+            self.skipped = 0;
+            flushed = self.driver.flush();
+        }
+        self.fault = flushed.err();
+    }
+
+    /// What the log misses, for people.
+    fn loss(&self) -> Option<String> {
+        if let Some(e) = &self.fault {
+            return Some(format!(
+                "the log cannot be written, the end of the output is missing: {e}"
+            ));
+        }
+        (self.lost > 0).then(|| {
+            format!("the log could not be written for a while, {} bytes are missing", self.lost)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &std::path::Path) -> log::Driver {
+        let options = log::Options {
+            driver: "json-file".into(),
+            path: path.to_owned(),
+            max_size: 0,
+            max_file: 1,
+        };
+        log::Driver::open(&options).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_and_marked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.log");
+        let full = open("/dev/full".as_ref());
+        let mut log = Log { driver: full, fault: None, skipped: 0, lost: 0 };
+        log.push(Stream::Stdout, b"unfinished");
+        log.push(Stream::Stderr, &vec![b'x'; 2 * BACKLOG]);
+        log.flush();
+        assert!(log.loss().unwrap().starts_with("the log cannot be written"));
+        log.push(Stream::Stdout, b" lost\n");
+        log.flush();
+        assert!(log.driver.backlog() < 3 * BACKLOG && log.is_full());
+        log.driver = open(&path);
+        log.flush();
+        log.push(Stream::Stdout, b"on\n");
+        log.flush();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let said = |line: &str| line.split('"').nth(3).unwrap().to_owned();
+        let said: Vec<_> = text.lines().map(said).collect();
+        assert_eq!(said, ["gantry: 6 bytes are missing here\\n", "on\\n"]);
+        assert!(log.loss().unwrap().ends_with("for a while, 6 bytes are missing"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_held_back_once_the_process_is_gone() {
+        let owner = Owner::new(Some(open("/dev/full".as_ref())), None, Report::default());
+        let most = vec![b'x'; 2 * BACKLOG];
+        let held = std::time::Duration::from_millis(100);
+        let take = owner.take(Stream::Stdout, &most);
+        assert!(tokio::time::timeout(held, take).await.is_err(), "the log takes more than it may");
+        owner.release();
+        owner.take(Stream::Stdout, b"more").await;
     }
 }

@@ -60,6 +60,28 @@ impl Sink {
             }
         }
     }
+
+    /// The stream ended.
+    fn end(&self) {
+        if let Self::Owner(owner, stream) = self {
+            owner.end(*stream);
+        }
+    }
+
+    /// Waits, with a log that has fallen behind until it was tried again, else for ever.
+    async fn retry(&self) {
+        match self {
+            Self::Owner(owner, _) => owner.retry().await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all that was taken is stored.
+    async fn settle(&self) {
+        if let Self::Owner(owner, _) = self {
+            owner.settle().await;
+        }
+    }
 }
 
 /// One running copy.
@@ -83,10 +105,9 @@ impl Pump {
         let task = tokio::spawn(async move {
             let mut copy = Copy { source, sink, terminal, exited, done };
             copy.run().await;
-            if let Sink::Owner(owner, stream) = &copy.sink {
-                owner.end(*stream).await;
-            }
+            copy.sink.end();
             copy.done.send_replace(true);
+            copy.sink.settle().await;
         });
         Self { task: task.abort_handle(), drained }
     }
@@ -126,6 +147,7 @@ impl Copy {
                     Ok(_) => false,
                     Err(_) => return,
                 },
+                () = self.sink.retry() => continue,
             };
             if !(if exited { self.copy_last().await } else { self.copy_chunk().await }) {
                 return;
@@ -160,9 +182,7 @@ impl Copy {
                 return false;
             }
         }
-        if let Sink::Owner(owner, stream) = &self.sink {
-            owner.end(*stream).await;
-        }
+        self.sink.end();
         self.done.send_replace(true);
         true
     }

@@ -8,15 +8,15 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-fn process(args: &[&str]) -> Value {
+pub(crate) fn process(args: &[&str]) -> Value {
     spec(args)["process"].take()
 }
 
-fn bind(from: &Path, to: &str, options: &[&str]) -> Value {
+pub(crate) fn bind(from: &Path, to: &str, options: &[&str]) -> Value {
     json!({"destination": to, "type": "bind", "source": from, "options": options})
 }
 
-fn add_mount(s: &mut Value, mount: Value) {
+pub(crate) fn add_mount(s: &mut Value, mount: Value) {
     s["mounts"].as_array_mut().expect("a list").push(mount);
 }
 

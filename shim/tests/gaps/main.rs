@@ -14,6 +14,7 @@ mod behaviour;
 mod bench;
 mod fixture;
 mod limits;
+mod places;
 mod security;
 
 use std::io::Read;
@@ -49,6 +50,10 @@ const CASES: &[Case] = cases![
         mounts_keep_their_order, masks_hold_for_every_user, umask_is_the_usual_one,
         execs_at_once, tmpfs_needs_no_source, refusals_change_nothing,
         cleanup_after_a_killed_shim,
+    },
+    places::{
+        links_that_lead_nowhere_get_their_files, a_loop_of_links_is_refused, working_directories_are_cleaned,
+        working_directories_on_new_filesystems_are_made,
     },
     limits::{
         gap_17_cpu_usage_in_nanoseconds, gap_18_real_time_caller, limits_and_update, pids_limit_of_zero_and_one,

@@ -1,6 +1,8 @@
 //! The shim as a process, driven over its socket with real containers. Needs
 //! root and busybox.
 
+mod frozen;
+mod full;
 mod support;
 mod tasks;
 mod warm;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::LocalSet;
 
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-gantry-v2");
 /// Longest time anything here may take.
@@ -37,6 +38,12 @@ pub(crate) struct Host {
 
 pub(crate) fn options() -> CallOptions {
     CallOptions::namespace("test").timeout(LIMIT)
+}
+
+/// Runs a test's future.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
 }
 
 fn unique() -> String {

@@ -4,19 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::support::{Attached, Host, LIMIT, event_server, fifo, options, process};
+use crate::support::{Attached, Host, LIMIT, event_server, fifo, options, process, run};
 use gantry_ttrpc::containerd::events::TaskExit;
 use gantry_ttrpc::containerd::task::v3::*;
 use gantry_ttrpc::containerd::v1::types::Status as TaskStatus;
 use gantry_ttrpc::{Code, any};
 use prost::Message;
 use tokio::io::AsyncReadExt;
-use tokio::task::LocalSet;
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, test);
-}
 
 fn cgroups_left(id: &str) -> Vec<std::path::PathBuf> {
     let roots = fs::read_dir("/sys/fs/cgroup").unwrap().map(|e| e.unwrap().path());

@@ -103,6 +103,14 @@ impl Host {
         }
     }
 
+    /// Lets killed processes die: v1's freezer would hold them, v2 kills the frozen, too.
+    pub(crate) fn let_die(&self, group: &Group) -> Result<(), Error> {
+        match self.freezer() {
+            Some(h) if h.kind != Kind::Unified => self.thaw(group),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the cgroup is frozen or being frozen.
     pub(crate) fn is_frozen(&self, group: &Group) -> bool {
         self.freezer().is_some_and(|h| h.frozen(group, false))
@@ -114,8 +122,7 @@ impl Host {
             && let Some(h) = self.unified()
             && h.write(group, "cgroup.kill", "1").is_ok()
         {
-            // Dying needs running: v1's freezer would hold them.
-            return if self.is_frozen(group) { self.thaw(group) } else { Ok(()) };
+            return self.let_die(group);
         }
         // A frozen cgroup can't fork away from the list.
         let was_frozen = self.is_frozen(group);
