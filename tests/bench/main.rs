@@ -53,8 +53,7 @@ fn starts(peers: &[Peer], how: &str, gap: Duration, report: &mut Report) {
         // In turn, so that a change of the machine's pace meets all alike.
         for (peer, times) in peers.iter().zip(&mut times) {
             if !gap.is_zero() {
-                // Nobody waits for what the one before has yet to write.
-                nix::unistd::sync();
+                settle();
             }
             thread::sleep(gap);
             let taken = time(&mut peer.run());
@@ -84,13 +83,17 @@ fn crowds(peers: &[Peer], report: &mut Report) {
     }
 }
 
+/// Nobody waits for what the one before has yet to write.
+fn settle() {
+    nix::unistd::sync();
+}
+
 fn pulls(peers: &[Peer], registry: &Registry, report: &mut Report) {
     let image = registry.reference("layers:latest");
     let mut times = vec![Vec::new(); peers.len()];
     for _ in 0..PULLS {
         for (peer, times) in peers.iter().zip(&mut times) {
-            // Nobody waits for what the one before has yet to write.
-            nix::unistd::sync();
+            settle();
             if let Peer::Gantry(..) = peer {
                 // Nothing is collected yet, so each pull gets an empty root.
                 let daemon = Daemon::start();

@@ -89,6 +89,8 @@ pub struct Unpacked {
     pub chain_id: Option<Digest>,
     /// Length of all layers and documents in bytes, as transported.
     pub size: u64,
+    /// Whether this machine runs it.
+    pub native: bool,
 }
 
 /// How a pull is to be done.

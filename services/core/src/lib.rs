@@ -24,6 +24,7 @@ pub mod leases;
 mod mount;
 mod names;
 pub mod namespaces;
+pub mod paths;
 pub mod snapshots;
 pub mod tasks;
 mod timestamp;

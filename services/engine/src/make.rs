@@ -7,6 +7,7 @@ use gantry_core::db::{Durability, blocking};
 use gantry_core::{Any, Context, Error, Labels, Mount, Platform, Result, architecture};
 
 use crate::Engine;
+use crate::files::ContainerFiles;
 use crate::image_config::Runtime as ImageRuntime;
 use crate::images::Ready;
 use crate::live::Live;
@@ -70,37 +71,8 @@ impl Engine {
             names::validate(&options.name)?;
         }
         let id = names::random_id();
-        let mut settings = settings(&options, &image.config.runtime(), &id)?;
-        let config = &self.parts.config;
-        if settings.log_max_size == 0 {
-            settings.log_max_size = config.log_max_size;
-        }
-        if settings.log_max_files == 0 {
-            settings.log_max_files = config.log_max_files;
-        }
         let files = self.files(ctx, &id);
-        let spec = SpecInput { id: &id, settings: &settings, files: &files, size };
-        let spec = Any::spec(self.specs.build(&spec)?);
-        let image_labels = image.config.runtime().labels.unwrap_or_default();
-        let labels: Labels = image_labels.into_iter().chain(options.labels).collect();
-        let container = Container {
-            id: id.clone(),
-            labels: labels.clone(),
-            image: image.unpacked.image.name.clone(),
-            runtime: Runtime { name: self.parts.config.runtime.clone(), options: None },
-            spec: Some(spec),
-            snapshotter: self.parts.snapshotters.resolve("").to_owned(),
-            snapshot_key: id.clone(),
-            ..Container::default()
-        };
-        let meta = Meta {
-            name: options.name,
-            image: options.image,
-            image_id: image.unpacked.config_digest.to_string(),
-            labels,
-            settings,
-            ..Meta::default()
-        };
+        let (container, meta) = self.records(options, image, &id, &files, size)?;
         // The log of the store keeps the order of writes: if anything that
         // follows survives the machine, so does this record.
         let (container, meta) =
@@ -125,6 +97,48 @@ impl Engine {
                 Err(err)
             }
         }
+    }
+
+    /// What the store is to know of a container.
+    fn records(
+        &self,
+        options: ContainerOptions,
+        image: &Ready,
+        id: &str,
+        files: &ContainerFiles,
+        size: Option<Size>,
+    ) -> Result<(Container, Meta)> {
+        let mut settings = settings(&options, &image.config.runtime(), id)?;
+        let config = &self.parts.config;
+        if settings.log_max_size == 0 {
+            settings.log_max_size = config.log_max_size;
+        }
+        if settings.log_max_files == 0 {
+            settings.log_max_files = config.log_max_files;
+        }
+        let spec = SpecInput { id, settings: &settings, files, size };
+        let spec = Any::spec(self.specs.build(&spec)?);
+        let image_labels = image.config.runtime().labels.unwrap_or_default();
+        let labels: Labels = image_labels.into_iter().chain(options.labels).collect();
+        let container = Container {
+            id: id.to_owned(),
+            labels: labels.clone(),
+            image: image.unpacked.image.name.clone(),
+            runtime: Runtime { name: self.parts.config.runtime.clone(), options: None },
+            spec: Some(spec),
+            snapshotter: self.parts.snapshotters.resolve("").to_owned(),
+            snapshot_key: id.to_owned(),
+            ..Container::default()
+        };
+        let meta = Meta {
+            name: options.name,
+            image: options.image,
+            image_id: image.unpacked.config_digest.to_string(),
+            labels,
+            settings,
+            ..Meta::default()
+        };
+        Ok((container, meta))
     }
 
     async fn prepare(
@@ -175,7 +189,7 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
             "the working directory '{working_dir}' is invalid, it needs to be an absolute path"
         )));
     }
-    let working_dir = clean(&working_dir);
+    let working_dir = gantry_core::paths::clean(&working_dir).to_string_lossy().into_owned();
     let host_name = match (options.hostname.as_str(), network) {
         ("", Network::Host) => crate::system::host_name(),
         ("", Network::None) => id[..SHORT_ID].to_owned(),
@@ -202,24 +216,10 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
     })
 }
 
-/// An absolute path without `.`, `..` and empty parts, taken back by its text alone.
-fn clean(path: &str) -> String {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
 /// What Docker says of an image that is for another machine, when none was asked for.
 fn mismatch(image: &Ready) -> Option<String> {
-    let (own, wanted) = (architecture(), image.config.architecture.as_str());
-    let runs = wanted.is_empty() || wanted == own || (own == "amd64" && wanted == "386");
-    (!runs && image.platform.is_none()).then(|| {
+    let (own, wanted) = (architecture(), &image.config.architecture);
+    (!image.unpacked.native && image.platform.is_none()).then(|| {
         format!(
             "The requested image's platform (linux/{wanted}) does not match the detected host \
              platform (linux/{own}) and no specific platform was requested"

@@ -404,6 +404,7 @@ impl Puller for RegistryPuller {
             config_digest: parts.config_descriptor.digest.clone(),
             chain_id,
             size: parts.size,
+            native: platform::runs(&self.host, &parts.platform),
         })
     }
 }

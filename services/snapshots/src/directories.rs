@@ -313,10 +313,10 @@ impl<B: Backend> Inner<B> {
         };
         // The record promises the content: that goes to the disk first.
         self.flush.run()?;
-        let usage = measure(&self.content(active.number))?;
         if let Some(lost) = lost {
             return self.restore(ctx, &active, &lost, parent.as_deref());
         }
+        let usage = measure(&self.content(active.number))?;
         let commit = Commit { key, name, parent: parent.as_deref(), labels, usage };
         write_blocking(&*self.db, Durability::Sync, &mut |tx| self.store.commit(tx, ctx, &commit))?;
         let (key, name) = (key.to_owned(), name.to_owned());

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Takes `.` and `..` out of it, by its text alone.
 pub(crate) fn clean(process: &mut Process) {
     if process.cwd().is_absolute() {
-        process.set_cwd(paths::clean(process.cwd()));
+        process.set_cwd(gantry_core::paths::clean(process.cwd()));
     }
 }
 

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 /// Links followed on one way, as many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -28,19 +28,6 @@ pub(crate) fn file_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> 
         Err(e) if walks(&e) => walk(root, path, true),
         opened => opened,
     }
-}
-
-/// `path`, which is absolute, without `.` and `..`, by its text alone.
-pub(crate) fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            _ => {}
-        }
-    }
-    clean
 }
 
 /// Something is missing, or the kernel can't tell where a `..` leads.
@@ -188,18 +175,5 @@ mod tests {
         std::fs::remove_file(dir.path().join(format!("l{MAX_LINKS}"))).unwrap();
         symlink("l0", dir.path().join("one-more")).unwrap();
         assert!(file_in(root.as_fd(), Path::new("one-more")).is_err());
-    }
-
-    #[test]
-    fn paths_are_cleaned_by_their_text() {
-        for (path, want) in [
-            ("/", "/"),
-            ("/tmp/../x", "/x"),
-            ("/../../a/./b//c/", "/a/b/c"),
-            ("/a/b/../../..", "/"),
-            ("/a/..b", "/a/..b"),
-        ] {
-            assert_eq!(clean(Path::new(path)), Path::new(want), "{path}");
-        }
     }
 }

@@ -75,7 +75,7 @@ impl<B: Backend> Inner<B> {
                 self.trash.delete(self.root.join(&*name));
             } else if let Ok(number) = name.parse() {
                 match by_number.get(&number) {
-                    Some(_) if self.content(number).is_dir() => drop(by_number.remove(&number)),
+                    Some(_) if !self.is_lost(number) => drop(by_number.remove(&number)),
                     _ => self.trash.throw(&name)?,
                 }
             }
