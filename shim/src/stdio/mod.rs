@@ -70,6 +70,8 @@ pub struct Streams {
     /// Held for moments only.
     running: Mutex<Vec<Arc<Pump>>>,
     feeder: Mutex<Option<AbortHandle>>,
+    /// The input comes from a client's FIFO.
+    fed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +108,7 @@ impl Streams {
         let stdio =
             if plan.terminal { Stdio::Terminal } else { Stdio::Fds { stdin, stdout, stderr } };
         let streams = Self {
+            fed: opening.waiting.stdin.is_some(),
             input,
             owner,
             holder: Mutex::new(holder),
@@ -155,7 +158,7 @@ impl Streams {
     /// nothing written is lost; of an attached one at once.
     pub fn close_stdin(&self) {
         lock(&self.holder).take();
-        if lock(&self.feeder).is_none() {
+        if !self.fed {
             self.input.close();
         }
     }

@@ -268,6 +268,30 @@ fn fifos_of_a_client_that_comes_late() {
 }
 
 #[test]
+fn input_that_ends_before_the_start_is_not_lost() {
+    run(async {
+        let mut host = Host::new(&["cat"], false);
+        let (stdin, stdout) = (fifo(&host.path("in")), fifo(&host.path("out")));
+        let task = host.start_shim().await;
+        task.create(&host.create_request(&stdin, &stdout, "", false), &options()).await.unwrap();
+        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
+        fs::write(&stdin, "all of it\n").unwrap();
+        let close = CloseIoRequest { id: host.id.clone(), stdin: true, ..Default::default() };
+        task.close_io(&close, &options()).await.unwrap();
+        host.start(&task, "").await.unwrap();
+        let mut text = String::new();
+        tokio::time::timeout(LIMIT, reader.read_to_string(&mut text))
+            .await
+            .expect("the FIFO ends")
+            .unwrap();
+        assert_eq!(text, "all of it\n");
+        assert_eq!(host.wait(&task, "").await, 0);
+        host.delete(&task, "").await.unwrap();
+        host.shutdown(&task).await;
+    });
+}
+
+#[test]
 fn files_and_logging_programs() {
     run(async {
         let mut host = Host::new(&["sh", "-c", "echo out; echo err >&2"], false);
