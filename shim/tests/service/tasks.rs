@@ -241,6 +241,14 @@ fn a_user_can_open_its_streams_and_signals_have_their_defaults() {
     });
 }
 
+/// All that comes through a FIFO until its last writer leaves.
+async fn to_end(reader: &mut tokio::net::unix::pipe::Receiver) -> String {
+    let mut text = String::new();
+    let read = tokio::time::timeout(LIMIT, reader.read_to_string(&mut text));
+    read.await.expect("the FIFO ends").expect("read the FIFO");
+    text
+}
+
 #[test]
 fn fifos_of_a_client_that_comes_late() {
     run(async {
@@ -255,12 +263,7 @@ fn fifos_of_a_client_that_comes_late() {
         let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
         let close = CloseIoRequest { id: host.id.clone(), stdin: true, ..Default::default() };
         task.close_io(&close, &options()).await.unwrap();
-        let mut text = String::new();
-        tokio::time::timeout(LIMIT, reader.read_to_string(&mut text))
-            .await
-            .expect("the FIFO ends")
-            .unwrap();
-        assert_eq!(text, "early\nlate\n");
+        assert_eq!(to_end(&mut reader).await, "early\nlate\n");
         assert_eq!(host.wait(&task, "").await, 0);
         host.delete(&task, "").await.unwrap();
         host.shutdown(&task).await;
@@ -270,22 +273,22 @@ fn fifos_of_a_client_that_comes_late() {
 #[test]
 fn input_that_ends_before_the_start_is_not_lost() {
     run(async {
-        let mut host = Host::new(&["cat"], false);
-        let (stdin, stdout) = (fifo(&host.path("in")), fifo(&host.path("out")));
-        let task = host.start_shim().await;
-        task.create(&host.create_request(&stdin, &stdout, "", false), &options()).await.unwrap();
-        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
-        fs::write(&stdin, "all of it\n").unwrap();
-        let close = CloseIoRequest { id: host.id.clone(), stdin: true, ..Default::default() };
-        task.close_io(&close, &options()).await.unwrap();
+        let mut host = Host::new(&["sleep", "1000"], false);
+        let task = host.created("", false).await;
         host.start(&task, "").await.unwrap();
-        let mut text = String::new();
-        tokio::time::timeout(LIMIT, reader.read_to_string(&mut text))
-            .await
-            .expect("the FIFO ends")
-            .unwrap();
-        assert_eq!(text, "all of it\n");
-        assert_eq!(host.wait(&task, "").await, 0);
+        let (stdin, stdout) = (fifo(&host.path("in")), fifo(&host.path("out")));
+        let exec = host.exec_request("e", &process(&["cat"], false), &stdout);
+        task.exec(&ExecProcessRequest { stdin: stdin.clone(), ..exec }, &options()).await.unwrap();
+        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
+        // The reader that the shim holds keeps what was written.
+        fs::write(&stdin, "all of it\n").unwrap();
+        let (id, exec_id) = (host.id.clone(), "e".to_owned());
+        task.close_io(&CloseIoRequest { id, exec_id, stdin: true }, &options()).await.unwrap();
+        host.start(&task, "e").await.unwrap();
+        assert_eq!(to_end(&mut reader).await, "all of it\n");
+        assert_eq!(host.wait(&task, "e").await, 0);
+        host.kill(&task, "", 9, true).await.unwrap();
+        host.wait(&task, "").await;
         host.delete(&task, "").await.unwrap();
         host.shutdown(&task).await;
     });
