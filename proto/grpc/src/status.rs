@@ -6,6 +6,10 @@
 
 use gantry_core::{Error, Kind};
 use gantry_ttrpc::Code;
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Who gives the reasons in [`to_detailed`].
+pub const DOMAIN: &str = "gantry.dev";
 
 /// The status that a client sees for an error: its message, with its sources,
 /// as clients print it.
@@ -13,9 +17,38 @@ pub fn to_wire(error: Error) -> tonic::Status {
     tonic::Status::new(code_of(error.kind()), error.to_string())
 }
 
+/// [`to_wire`] with details for programs, as the services of `gantry.engine.v1` answer: a
+/// `google.rpc.ErrorInfo` whose reason is the kind, `NOT_FOUND`, and where the error is about
+/// an object its kind and name, as `google.rpc.ResourceInfo` and in the metadata. Clients
+/// of containerd's services never saw any, so those have none.
+pub fn to_detailed(error: Error) -> tonic::Status {
+    let mut details = ErrorDetails::new();
+    let mut metadata = std::collections::HashMap::new();
+    if let Some((object, name)) = error.subject() {
+        metadata.insert("object".to_owned(), object.to_owned());
+        metadata.insert("name".to_owned(), name.to_owned());
+        details.set_resource_info(object, name, "", "");
+    }
+    details.set_error_info(reason(error.kind()), DOMAIN, metadata);
+    tonic::Status::with_error_details(code_of(error.kind()), error.to_string(), details)
+}
+
+/// The same status with details.
+pub fn with_details(status: tonic::Status) -> tonic::Status {
+    to_detailed(from_wire(status))
+}
+
+/// A kind as the reason of `google.rpc.ErrorInfo`.
+fn reason(kind: Kind) -> String {
+    kind.as_str().to_uppercase().replace(' ', "_")
+}
+
 /// The error behind a status.
 pub fn from_wire(status: tonic::Status) -> Error {
-    let error = Error::new(kind_of(status.code()), status.message());
+    let mut error = Error::new(kind_of(status.code()), status.message());
+    if let Some(resource) = status.get_details_resource_info() {
+        error = error.about(resource.resource_type, resource.resource_name);
+    }
     // A transport that failed says why in its source only.
     let Some(source) = std::error::Error::source(&status) else { return error };
     if expired(source) {
@@ -82,6 +115,40 @@ mod tests {
             assert_eq!(back.kind(), kind);
             assert_eq!(back.to_string(), "image \"x\": disk");
         }
+    }
+
+    #[test]
+    fn every_kind_has_a_reason() {
+        for (kind, code) in EXPECTED {
+            let error = Error::new(kind, "what").with_source("disk").about("container", "web");
+            let status = to_detailed(error);
+            assert_eq!((status.code(), status.message()), (code, "what: disk"));
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.domain, "gantry.dev");
+            let word = format!("{code:?}");
+            let letters: String = info.reason.chars().filter(|c| *c != '_').collect();
+            match kind {
+                // Its words are containerd's.
+                Kind::Unimplemented => assert_eq!(info.reason, "NOT_IMPLEMENTED"),
+                _ => assert_eq!(letters, word.to_uppercase()),
+            }
+            assert_eq!(
+                (info.metadata["object"].as_str(), info.metadata["name"].as_str()),
+                ("container", "web")
+            );
+            let back = from_wire(status);
+            assert_eq!((back.kind(), back.subject()), (kind, Some(("container", "web"))));
+            assert_eq!(back.to_string(), "what: disk");
+        }
+        let bare = to_detailed(Error::internal("x"));
+        assert!(bare.get_details_resource_info().is_none());
+        assert!(bare.get_details_error_info().unwrap().metadata.is_empty());
+    }
+
+    #[test]
+    fn containerds_clients_see_no_details() {
+        let status = to_wire(Error::not_found("x").about("container", "web"));
+        assert!(status.details().is_empty());
     }
 
     #[test]
