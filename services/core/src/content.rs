@@ -1,5 +1,6 @@
 //! Blobs by digest, and the ingests they grow from.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::Table;
 use crate::filter::{Filterable, Filters};
-use crate::{Context, Digest, Labels, Result, Timestamp};
+use crate::{Context, Digest, Labels, Namespace, Result, Timestamp};
 
 /// Bytes of a blob, in pieces of at most 1 MiB.
 pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
@@ -120,6 +121,13 @@ pub trait ContentStore: Send + Sync {
     /// `NotFound`.
     async fn delete(&self, ctx: &Context, digest: &Digest) -> Result<()>;
 
+    /// Lets the bytes of blobs go that no namespace has any more, after their
+    /// records were removed.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn release(&self, ctx: &Context, digests: Vec<Digest>) -> Result<()>;
+
     /// Reads from `offset`, at most `len` bytes (to the end when `None`).
     ///
     /// # Errors
@@ -156,6 +164,12 @@ pub trait ContentStore: Send + Sync {
     /// # Errors
     /// The store's.
     async fn statuses(&self, ctx: &Context, filters: &Filters) -> Result<Vec<IngestStatus>>;
+
+    /// The namespaces that have ingests.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn ingest_namespaces(&self) -> Result<BTreeSet<Namespace>>;
 
     /// Throws an ingest away.
     ///

@@ -13,12 +13,13 @@ pub mod memory;
 
 use std::marker::PhantomData;
 use std::ops::ControlFlow;
+use std::panic::Location;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, faults};
 
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,28 +221,66 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
 ///
 /// # Errors
 /// As [`Database::transact`].
-pub async fn write<R, F>(db: &Arc<dyn Database>, durability: Durability, mut body: F) -> Result<R>
+#[track_caller]
+pub fn write<R, F>(
+    db: &Arc<dyn Database>,
+    durability: Durability,
+    body: F,
+) -> impl Future<Output = Result<R>> + Send + use<R, F>
 where
     R: Send + 'static,
     F: FnMut(&mut dyn Transaction) -> Result<R> + Send + 'static,
 {
+    write_then(db, durability, body, |result| result)
+}
+
+/// [`fn@write`], with something to do once the transaction is committed: it is done also
+/// when the caller goes away meanwhile.
+///
+/// # Errors
+/// As [`Database::transact`].
+#[track_caller]
+pub fn write_then<R, T, F, G>(
+    db: &Arc<dyn Database>,
+    durability: Durability,
+    mut body: F,
+    then: G,
+) -> impl Future<Output = Result<T>> + Send + use<R, T, F, G>
+where
+    T: Send + 'static,
+    F: FnMut(&mut dyn Transaction) -> Result<R> + Send + 'static,
+    G: FnOnce(R) -> T + Send + 'static,
+{
     let db = Arc::clone(db);
-    blocking(move || write_blocking(&*db, durability, &mut body)).await
+    let caller = Location::caller();
+    blocking(move || write_for(caller, &*db, durability, &mut body).map(then))
 }
 
 /// [`fn@write`] for callers that may block.
 ///
 /// # Errors
 /// As [`Database::transact`].
+#[track_caller]
 pub fn write_blocking<R>(
     db: &dyn Database,
     durability: Durability,
     body: &mut dyn FnMut(&mut dyn Transaction) -> Result<R>,
 ) -> Result<R> {
+    write_for(Location::caller(), db, durability, body)
+}
+
+fn write_for<R>(
+    caller: &'static Location<'static>,
+    db: &dyn Database,
+    durability: Durability,
+    body: &mut dyn FnMut(&mut dyn Transaction) -> Result<R>,
+) -> Result<R> {
     let mut result = None;
-    db.transact(durability, &mut |tx| {
-        result = Some(body(tx)?);
-        Ok(())
+    faults::around(caller, || {
+        db.transact(durability, &mut |tx| {
+            result = Some(body(tx)?);
+            Ok(())
+        })
     })?;
     result.ok_or_else(|| Error::internal("the store did not run the transaction"))
 }

@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 
 use crate::content::BlobStream;
-use crate::{Digest, Error, Mount, Result};
+use crate::{Context, Descriptor, Digest, Error, Labels, Mount, Result, Timestamp};
 
 /// Source of the `FailedPrecondition` with which [`Applier::apply_detached`]
 /// says that a layer can't be applied without the layers below it.
@@ -79,4 +79,35 @@ pub trait Applier: Send + Sync {
         let _ = (layer, media_type, mounts);
         Err(NeedsParent::error("."))
     }
+}
+
+/// How a layer is to be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiffOptions {
+    /// Its media type, which says how it is compressed; gzip when empty.
+    pub media_type: String,
+    /// The ingest that it is written by; one of our own when empty.
+    pub reference: String,
+    /// Labels of its blob.
+    pub labels: Labels,
+    /// Later times are written as this one.
+    pub newest: Option<Timestamp>,
+}
+
+/// Makes layer archives (OCI image spec, layer.md) of what is different
+/// between two snapshots.
+#[async_trait]
+pub trait Differ: Send + Sync {
+    /// Writes the layer that turns `left` into `right` into the content store.
+    ///
+    /// # Errors
+    /// `Unimplemented` for other media types, and for mounts that are neither one
+    /// bind nor one overlay.
+    async fn diff(
+        &self,
+        ctx: &Context,
+        left: &[Mount],
+        right: &[Mount],
+        options: DiffOptions,
+    ) -> Result<Descriptor>;
 }

@@ -99,6 +99,8 @@ impl fmt::Display for Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    /// Kind and name of an object.
+    subject: Option<Box<(String, String)>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -113,7 +115,7 @@ macro_rules! constructors {
 impl Error {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), subject: None, source: None }
     }
 
     constructors! {
@@ -175,6 +177,18 @@ impl Error {
         self
     }
 
+    /// Says for programs which object the error is about, such as the `container` `web`.
+    #[must_use]
+    pub fn about(mut self, object: impl Into<String>, name: impl Into<String>) -> Self {
+        self.subject = Some(Box::new((object.into(), name.into())));
+        self
+    }
+
+    /// Kind and name of the object that the error is about, where that is known.
+    pub fn subject(&self) -> Option<(&str, &str)> {
+        self.subject.as_deref().map(|(object, name)| (object.as_str(), name.as_str()))
+    }
+
     /// The same error under another kind.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
@@ -199,7 +213,7 @@ impl Error {
 
     /// A copy for another waiter of the same failure: the source becomes text.
     pub fn duplicate(&self) -> Self {
-        Self::new(self.kind, self.to_string())
+        Self { subject: self.subject.clone(), ..Self::new(self.kind, self.to_string()) }
     }
 }
 

@@ -7,10 +7,11 @@ use futures::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::{Filterable, Filters};
+use crate::history::Staged;
 use crate::{Any, Context, Result, Timestamp};
 
 /// An event with where and when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// When it happened.
     pub timestamp: Timestamp,
@@ -50,6 +51,14 @@ pub trait Events: Send + Sync {
     /// # Errors
     /// `InvalidArgument` for an incomplete envelope.
     fn forward(&self, envelope: Envelope) -> Result<()>;
+
+    /// Publishes an event that was stored with the change it tells of, after that was committed.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an incomplete envelope.
+    fn release(&self, staged: Staged) -> Result<()> {
+        self.forward(staged.envelope)
+    }
 
     /// Events from now on, of all namespaces, that match.
     fn subscribe(&self, filters: Filters) -> EventStream;

@@ -107,6 +107,12 @@ pub struct PullRequest {
     pub credentials: Option<(String, String)>,
     /// Speak HTTP to this registry.
     pub plain_http: bool,
+    /// Name of the record; the full reference when empty.
+    pub name: String,
+    /// Labels of the record, beside those that it has.
+    pub labels: Labels,
+    /// Fetch only: unpack nothing.
+    pub packed: bool,
 }
 
 /// How far a pull is.

@@ -57,12 +57,11 @@ pub trait Leases: Send + Sync {
     /// `AlreadyExists`, `InvalidArgument`.
     async fn create(&self, ctx: &Context, id: Option<&str>, labels: Labels) -> Result<Lease>;
 
-    /// Ends a lease. What only it held goes at the next collection, at once
-    /// with `sync`.
+    /// Ends a lease. What only it held goes at the next collection.
     ///
     /// # Errors
     /// `NotFound`.
-    async fn delete(&self, ctx: &Context, id: &str, sync: bool) -> Result<()>;
+    async fn delete(&self, ctx: &Context, id: &str) -> Result<()>;
 
     /// All leases of the namespace that match.
     ///
@@ -70,11 +69,11 @@ pub trait Leases: Send + Sync {
     /// The store's.
     async fn list(&self, ctx: &Context, filters: &Filters) -> Result<Vec<Lease>>;
 
-    /// Holds a resource.
+    /// Holds resources, whether they are there or not.
     ///
     /// # Errors
     /// `NotFound` for the lease; `Unimplemented` for an unknown type.
-    async fn add_resource(&self, ctx: &Context, id: &str, resource: Resource) -> Result<()>;
+    async fn add_resources(&self, ctx: &Context, id: &str, resources: Vec<Resource>) -> Result<()>;
 
     /// Lets a resource go.
     ///
@@ -107,4 +106,20 @@ pub fn hold(
     }
     let resource = Resource { kind: kind.to_owned(), id: id.to_owned() };
     LEASE_RESOURCES.put(tx, namespace, &resource_key(lease, &resource), &resource)
+}
+
+/// Takes a resource from the request's lease again, in the transaction that ends the
+/// resource.
+///
+/// # Errors
+/// The store's.
+pub fn let_go(
+    tx: &mut dyn crate::db::Transaction,
+    ctx: &Context,
+    kind: &str,
+    id: &str,
+) -> Result<()> {
+    let Some(lease) = &ctx.lease else { return Ok(()) };
+    let resource = Resource { kind: kind.to_owned(), id: id.to_owned() };
+    LEASE_RESOURCES.delete(tx, ctx.namespace.as_str(), &resource_key(lease, &resource))
 }

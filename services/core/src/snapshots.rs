@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::content::LabelMask;
-use crate::db::Durability;
+use crate::db::{Durability, Transaction};
 use crate::filter::{Filterable, Filters};
 use crate::{Context, Error, Labels, Mount, Result, Timestamp};
 
@@ -223,6 +223,17 @@ pub trait Snapshotter: Send + Sync {
         let _ = durability;
         self.remove(ctx, key).await
     }
+
+    /// Removes a snapshot's record in a transaction of the caller's. What is returned
+    /// is for [`Snapshotter::release`].
+    ///
+    /// # Errors
+    /// As [`Snapshotter::remove`].
+    fn forget(&self, tx: &mut dyn Transaction, ctx: &Context, key: &str) -> Result<u64>;
+
+    /// Lets the files of forgotten snapshots go: their keys, and what
+    /// [`Snapshotter::forget`] returned. Called when that is durable.
+    async fn release(&self, ctx: &Context, forgotten: Vec<(String, u64)>);
 
     /// Whether [`Snapshotter::commit`] takes a parent for a snapshot that
     /// was prepared without one. Where it does not, layers are applied one
