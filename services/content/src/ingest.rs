@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use gantry_core::content::IngestStatus;
-use gantry_core::{Algorithm, Digest, Error, Hasher, Namespace, Result, Timestamp};
+use gantry_core::{Algorithm, Digest, Error, Hasher, Namespace, Result, Timestamp, faults};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{Layout, ingest_id, remove_file, remove_tree};
@@ -125,13 +125,9 @@ impl Ingest {
         create(&dir, &status)?;
         let data = dir.join(DATA);
         let shared = share(layout, &data, &mut status, size)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&data)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = faults::around("make the file of an ingest", || options.open(&data))
             .map_err(|err| Error::io(format!("open {}", data.display()), err))?;
         let algorithm = status.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let (hash, written) = match shared {
@@ -266,7 +262,7 @@ impl Ingest {
             return Ok(());
         }
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
-        self.file.sync_all().map_err(failed)
+        faults::around("sync an ingest", || self.file.sync_all()).map_err(failed)
     }
 
     /// Throws the ingest away.
@@ -305,7 +301,7 @@ impl Ingest {
             .map_err(|err| Error::io(format!("create {}", copy.display()), err))?;
         let algorithm = self.algorithm();
         let (hasher, len) = hash_file(&mut self.file, &data, algorithm, Some(&mut file))?;
-        fs::rename(&copy, &data)
+        faults::around("give an ingest its own file", || fs::rename(&copy, &data))
             .map_err(|err| Error::io(format!("rename {}", copy.display()), err))?;
         self.file = file;
         self.hash = Running::of_file(hasher);
@@ -330,7 +326,7 @@ pub(crate) fn is_whole(dir: &Path) -> bool {
 
 /// Makes the directory with its status.
 fn create(dir: &Path, status: &Status) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(dir) {
+    match faults::around("make an ingest", || DirBuilder::new().mode(0o700).create(dir)) {
         Err(err) if err.kind() != ErrorKind::AlreadyExists => {
             return Err(Error::io(format!("create directory {}", dir.display()), err));
         }
@@ -339,8 +335,8 @@ fn create(dir: &Path, status: &Status) -> Result<()> {
     let json = serde_json::to_vec(status)
         .map_err(|err| Error::internal("encode the status of an ingest").with_source(err))?;
     let (new, path) = (dir.join("status.new"), dir.join(STATUS));
-    fs::write(&new, json)
-        .and_then(|()| fs::rename(&new, &path))
+    let write = || fs::write(&new, json).and_then(|()| fs::rename(&new, &path));
+    faults::around("write the status of an ingest", write)
         .map_err(|err| Error::io(format!("write {}", path.display()), err))
 }
 
@@ -358,7 +354,8 @@ fn share(
         return Ok(None);
     }
     remove_file(data)?;
-    match fs::hard_link(layout.blob(&digest), data) {
+    let link = || fs::hard_link(layout.blob(&digest), data);
+    match faults::around("share a blob with an ingest", link) {
         Ok(()) => {}
         // It went just now.
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),

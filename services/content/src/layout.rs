@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use gantry_core::{Algorithm, Digest, Error, Namespace, Result};
+use gantry_core::{Algorithm, Digest, Error, Namespace, Result, faults};
 
 use crate::ingest;
 
@@ -100,7 +100,7 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Removes a file; one that is gone already is no error.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match faults::around("remove a file of the content store", || fs::remove_file(path)) {
         Err(err) if err.kind() != ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", path.display()), err))
         }
@@ -110,7 +110,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
 
 /// Removes a directory with all in it; one that is gone already is no error.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match faults::around("remove an ingest", || fs::remove_dir_all(path)) {
         Err(err) if err.kind() != ErrorKind::NotFound => {
             Err(Error::io(format!("remove directory {}", path.display()), err))
         }
@@ -128,7 +128,8 @@ fn create_durably(path: &Path) -> Result<()> {
         _ => Path::new("."),
     };
     create_durably(parent)?;
-    match DirBuilder::new().mode(0o700).create(path) {
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    match faults::around("make a directory of the content store", make) {
         Ok(()) => {}
         Err(err) if err.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(err) => return Err(Error::io(format!("create directory {}", path.display()), err)),
@@ -137,7 +138,7 @@ fn create_durably(path: &Path) -> Result<()> {
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
+    let sync = || File::open(path).and_then(|dir| dir.sync_all());
+    faults::around("sync a directory of the content store", sync)
         .map_err(|err| Error::io(format!("sync directory {}", path.display()), err))
 }

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,9 +124,17 @@ impl Shared {
             Ok(_) => {}
         }
         if ctx.lease.is_some() {
-            self.db.transact(Durability::Sync, &mut |tx| {
-                leases::hold(tx, ctx, "content", digest.as_str())
+            let held = db::write_blocking(&*self.db, Durability::Sync, &mut |tx| {
+                let there = BLOBS.lock(tx, ctx.namespace.as_str(), digest.as_str())?.is_some();
+                if there {
+                    leases::hold(tx, ctx, "content", digest.as_str())?;
+                }
+                Ok(there)
             })?;
+            if !held {
+                // It was collected since the look.
+                return Ok(());
+            }
         }
         Err(Error::already_exists(format!("content {digest}: already exists")))
     }
@@ -157,6 +165,12 @@ impl Shared {
             Some(digest) => self.size_of(digest)?,
             None => None,
         };
+        if ctx.lease.is_some() {
+            // What a power loss takes from the lease, it takes from the ingest as well.
+            db::write_blocking(&*self.db, Durability::Buffered, &mut |tx| {
+                leases::hold(tx, ctx, "ingests", reference)
+            })?;
+        }
         let ingest = Ingest::open(&self.layout, status, size, guard)?;
         Ok(LocalWriter::new(Arc::clone(self), ctx.clone(), ingest))
     }
@@ -164,12 +178,17 @@ impl Shared {
     fn delete(&self, ctx: &Context, digest: &Digest) -> Result<()> {
         let namespace = ctx.namespace.as_str();
         let _holding = self.digests.lock(digest);
-        self.db.transact(Durability::Sync, &mut |tx| {
+        db::write_blocking(&*self.db, Durability::Sync, &mut |tx| {
             if tx.get(BLOBS.name(), namespace, digest.as_str())?.is_none() {
                 return Err(not_found(digest));
             }
             BLOBS.delete(tx, namespace, digest.as_str())
         })?;
+        self.release(digest)
+    }
+
+    /// Deletes a file whose blob no namespace has. The caller holds the digest.
+    fn release(&self, digest: &Digest) -> Result<()> {
         for other in self.db.namespaces(BLOBS.name())? {
             if self.db.get(BLOBS.name(), &other, digest.as_str())?.is_some() {
                 return Ok(());
@@ -203,11 +222,22 @@ impl Shared {
         Ok(found)
     }
 
+    fn ingest_namespaces(&self) -> Result<BTreeSet<Namespace>> {
+        let dirs = entries(self.layout.ingests())?;
+        let statuses = dirs.iter().filter_map(|dir| ingest::read_status(dir).ok());
+        Ok(statuses.map(|status| status.namespace).collect())
+    }
+
     fn publish<M: prost::Name>(&self, ctx: &Context, topic: &str, message: &M) {
         let event = convert::from_any(any::pack(message));
         if let Err(err) = self.events.publish(ctx, topic, event) {
             tracing::warn!(topic, %err, "could not publish an event");
         }
+    }
+
+    fn publish_delete(&self, ctx: &Context, digest: &Digest) {
+        let message = messages::ContentDelete { digest: digest.to_string() };
+        self.publish(ctx, "/content/delete", &message);
     }
 
     /// Tells that a namespace has a new blob.
@@ -285,10 +315,24 @@ impl ContentStore for LocalStore {
 
     async fn delete(&self, ctx: &Context, digest: &Digest) -> Result<()> {
         let key = digest.clone();
-        self.blocking(ctx, move |shared, ctx| shared.delete(ctx, &key)).await?;
-        let message = messages::ContentDelete { digest: digest.to_string() };
-        self.shared.publish(ctx, "/content/delete", &message);
-        Ok(())
+        self.blocking(ctx, move |shared, ctx| {
+            shared.delete(ctx, &key)?;
+            shared.publish_delete(ctx, &key);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn release(&self, ctx: &Context, digests: Vec<Digest>) -> Result<()> {
+        self.blocking(ctx, move |shared, ctx| {
+            for digest in &digests {
+                let _holding = shared.digests.lock(digest);
+                shared.release(digest)?;
+                shared.publish_delete(ctx, digest);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn read(
@@ -334,6 +378,11 @@ impl ContentStore for LocalStore {
     async fn statuses(&self, ctx: &Context, filters: &Filters) -> Result<Vec<IngestStatus>> {
         let filters = filters.clone();
         self.blocking(ctx, move |shared, ctx| shared.statuses(ctx, &filters)).await
+    }
+
+    async fn ingest_namespaces(&self) -> Result<BTreeSet<Namespace>> {
+        let shared = Arc::clone(&self.shared);
+        db::blocking(move || shared.ingest_namespaces()).await
     }
 
     async fn abort(&self, ctx: &Context, reference: &str) -> Result<()> {

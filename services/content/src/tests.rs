@@ -308,12 +308,18 @@ async fn a_shared_blob_that_is_deleted_meanwhile_is_still_committed() {
 async fn what_is_made_within_a_lease_is_held_by_it() {
     let host = Host::new();
     let ctx = context("a").with_lease("l");
+    let refused = host.store.writer(&ctx, "r", 0, None).await.map(drop);
+    assert_eq!(refused.unwrap_err().kind(), Kind::NotFound, "a lease that is not there");
+    let leases = LeaseService::new(host.db.clone());
+    leases.create(&ctx, Some("l"), Labels::new()).await.unwrap();
     let mut writer = host.store.writer(&ctx, "r", 0, None).await.unwrap();
     writer.write(Bytes::from_static(b"x")).await.unwrap();
+    let held = leases.resources(&ctx, "l").await.unwrap();
+    assert_eq!((held[0].kind.as_str(), held[0].id.as_str()), ("ingests", "r"));
+    leases.delete(&ctx, "l").await.unwrap();
     let err = writer.commit(None, None, Labels::new()).await.unwrap_err();
     assert_eq!(err.kind(), Kind::NotFound, "a commit within a lease that is not there");
     assert!(!host.blob(&Digest::of(b"x")).exists());
-    let leases = LeaseService::new(host.db.clone());
     leases.create(&ctx, Some("l"), Labels::new()).await.unwrap();
     let digest = writer.commit(None, None, Labels::new()).await.unwrap();
     assert_eq!(leases.resources(&ctx, "l").await.unwrap()[0].id, digest.as_str());

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gantry_core::content::{BLOBS, Info, IngestStatus, Writer};
 use gantry_core::db::{self, Durability, Transaction};
-use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp, labels, leases};
+use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp, faults, labels, leases};
 
 use crate::ingest::Ingest;
 use crate::store::Shared;
@@ -119,18 +119,21 @@ impl Writer for LocalWriter {
             .blocking(move |ingest| {
                 let digest = verify(ingest, size, expected)?;
                 let commit = Commit { shared: &shared, ctx: &ctx, digest: &digest, labels };
-                commit.run(ingest).map(|info| (digest, info))
+                let info = commit.run(ingest)?;
+                if let Some(info) = &info {
+                    shared.publish_create(&ctx, info);
+                }
+                Ok((digest, info))
             })
             .await?;
         // It is a blob now, or was one before.
         self.last = (self.status(), done.0.clone());
         self.ingest = None;
         let (digest, info) = done;
-        let Some(info) = info else {
-            return Err(Error::already_exists(format!("content {digest}: already exists")));
-        };
-        self.shared.publish_create(&self.ctx, &info);
-        Ok(digest)
+        match info {
+            None => Err(Error::already_exists(format!("content {digest}: already exists"))),
+            Some(_) => Ok(digest),
+        }
     }
 }
 
@@ -180,15 +183,17 @@ impl Commit<'_> {
         if renamed {
             // For the case that it went since the first look.
             ingest.seal()?;
-            fs::rename(ingest.data(), &blob).map_err(|err| {
+            let rename = || fs::rename(ingest.data(), &blob);
+            faults::around("make a blob", rename).map_err(|err| {
                 Error::io(format!("move content {} into place", self.digest), err)
             })?;
         }
         let durable = || self.shared.layout.sync_blobs(self.digest.algorithm());
         let synced = if renamed { durable() } else { Ok(()) };
-        let recorded = synced.and_then(|()| self.record(ingest.offset(), renamed));
+        let recorded = synced.and_then(|()| self.record(ingest, renamed));
         if let Err(err) = recorded {
-            if renamed && let Err(err) = fs::rename(&blob, ingest.data()) {
+            let rename = || fs::rename(&blob, ingest.data());
+            if renamed && let Err(err) = faults::around("undo a blob", rename) {
                 tracing::warn!(blob = %blob.display(), %err, "could not move content back");
             }
             return Err(err);
@@ -201,11 +206,12 @@ impl Commit<'_> {
 
     /// Records the blob. `None` when it is recorded already and its file was
     /// there as well; a record that had lost its file gets it back.
-    fn record(&self, size: u64, file_is_new: bool) -> Result<Option<Info>> {
+    fn record(&self, ingest: &Ingest, file_is_new: bool) -> Result<Option<Info>> {
         let namespace = self.ctx.namespace.as_str();
-        let now = Timestamp::now();
+        let (size, now) = (ingest.offset(), Timestamp::now());
         let mut body = |tx: &mut dyn Transaction| {
             leases::hold(tx, self.ctx, "content", self.digest.as_str())?;
+            leases::let_go(tx, self.ctx, "ingests", &ingest.status.reference)?;
             let before = BLOBS.lock(tx, namespace, self.digest.as_str())?;
             if before.is_some() && !file_is_new {
                 return Ok(None);

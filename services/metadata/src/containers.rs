@@ -2,14 +2,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gantry_core::containers::{CONTAINERS, Container, Containers};
-use gantry_core::db::{self, Database, Durability};
+use gantry_core::db::{self, Database};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
 use gantry_core::{Context, Error, Result, Timestamp, labels, validate_identifier};
 use gantry_grpc::convert;
 use gantry_ttrpc::containerd::events as messages;
 
-use crate::publish;
+use crate::{stage, write_and_tell};
 
 /// What an update without paths replaces.
 const MUTABLE: [&str; 5] = ["labels", "spec", "extensions", "image", "snapshotkey"];
@@ -49,30 +49,20 @@ impl Containers for ContainerService {
     }
 
     async fn create(&self, ctx: &Context, mut container: Container) -> Result<Container> {
-        validate(&container)?;
+        validate(&container).map_err(|err| err.context("create container failed validation"))?;
         container.created_at = Timestamp::now();
         container.updated_at = container.created_at;
-        let namespace = ctx.namespace.clone();
-        let created = db::write(&self.db, Durability::Sync, move |tx| {
-            let id = &container.id;
-            if CONTAINERS.lock(tx, namespace.as_str(), id)?.is_some() {
+        let txn_ctx = ctx.clone();
+        write_and_tell(&self.db, &self.events, move |tx| {
+            let (namespace, id) = (txn_ctx.namespace.as_str(), &container.id);
+            if CONTAINERS.lock(tx, namespace, id)?.is_some() {
                 return Err(Error::already_exists(format!("container {id:?}: already exists")));
             }
-            CONTAINERS.put(tx, namespace.as_str(), id, &container)?;
-            Ok(container.clone())
+            CONTAINERS.put(tx, namespace, id, &container)?;
+            let staged = stage(tx, &txn_ctx, "/containers/create", &told(&container))?;
+            Ok((container.clone(), staged))
         })
-        .await?;
-        let runtime = messages::container_create::Runtime {
-            name: created.runtime.name.clone(),
-            options: created.runtime.options.clone().map(convert::any),
-        };
-        let message = messages::ContainerCreate {
-            id: created.id.clone(),
-            image: created.image.clone(),
-            runtime: Some(runtime),
-        };
-        publish(&*self.events, ctx, "/containers/create", &message);
-        Ok(created)
+        .await
     }
 
     async fn update(
@@ -85,7 +75,7 @@ impl Containers for ContainerService {
             return Err(Error::invalid_argument("must specify a container id: invalid argument"));
         }
         let (txn_ctx, paths) = (ctx.clone(), paths.to_vec());
-        let updated = db::write(&self.db, Durability::Sync, move |tx| {
+        write_and_tell(&self.db, &self.events, move |tx| {
             let namespace = txn_ctx.namespace.as_str();
             let stored = CONTAINERS.lock(tx, namespace, &container.id)?;
             let stored = stored.ok_or_else(|| not_found(&txn_ctx, &container.id))?;
@@ -93,32 +83,43 @@ impl Containers for ContainerService {
             validate(&updated)?;
             updated.updated_at = Timestamp::now();
             CONTAINERS.put(tx, namespace, &updated.id, &updated)?;
-            Ok(updated)
+            let message = messages::ContainerUpdate {
+                id: updated.id.clone(),
+                image: updated.image.clone(),
+                labels: updated.labels.clone(),
+                snapshot_key: updated.snapshot_key.clone(),
+            };
+            let staged = stage(tx, &txn_ctx, "/containers/update", &message)?;
+            Ok((updated, staged))
         })
-        .await?;
-        let message = messages::ContainerUpdate {
-            id: updated.id.clone(),
-            image: updated.image.clone(),
-            labels: updated.labels.clone(),
-            snapshot_key: updated.snapshot_key.clone(),
-        };
-        publish(&*self.events, ctx, "/containers/update", &message);
-        Ok(updated)
+        .await
     }
 
     async fn delete(&self, ctx: &Context, id: &str) -> Result<()> {
         let (txn_ctx, key) = (ctx.clone(), id.to_owned());
-        db::write(&self.db, Durability::Sync, move |tx| {
+        write_and_tell(&self.db, &self.events, move |tx| {
             let namespace = txn_ctx.namespace.as_str();
             if tx.get(CONTAINERS.name(), namespace, &key)?.is_none() {
                 return Err(not_found(&txn_ctx, &key));
             }
-            CONTAINERS.delete(tx, namespace, &key)
+            CONTAINERS.delete(tx, namespace, &key)?;
+            let message = messages::ContainerDelete { id: key.clone() };
+            Ok(((), stage(tx, &txn_ctx, "/containers/delete", &message)?))
         })
-        .await?;
-        let message = messages::ContainerDelete { id: id.to_owned() };
-        publish(&*self.events, ctx, "/containers/delete", &message);
-        Ok(())
+        .await
+    }
+}
+
+/// What is told of a new container.
+fn told(container: &Container) -> messages::ContainerCreate {
+    let runtime = messages::container_create::Runtime {
+        name: container.runtime.name.clone(),
+        options: container.runtime.options.clone().map(convert::any),
+    };
+    messages::ContainerCreate {
+        id: container.id.clone(),
+        image: container.image.clone(),
+        runtime: Some(runtime),
     }
 }
 

@@ -5,11 +5,13 @@ mod containers;
 mod images;
 mod leases;
 mod namespaces;
+mod sandboxes;
 
 pub use containers::ContainersServer;
 pub use images::ImagesServer;
 pub use leases::LeasesServer;
 pub use namespaces::NamespacesServer;
+pub use sandboxes::SandboxStoreServer;
 
 use gantry_core::Error;
 use gantry_core::content::LabelMask;

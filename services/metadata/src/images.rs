@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_core::db::{self, Database, Durability};
+use gantry_core::db::{self, Database};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
 use gantry_core::images::{IMAGES, Image, Images};
 use gantry_core::{Context, Digest, Error, Result, Timestamp, labels, leases};
 use gantry_grpc::containerd::services::images::v1 as messages;
 
-use crate::publish;
+use crate::{stage, write_and_tell};
 
 /// The records of images. Their content is not looked at here.
 pub struct ImageRecords {
@@ -32,9 +32,10 @@ impl ImageRecords {
         name: &str,
         target: Option<Digest>,
     ) -> Result<()> {
-        let (namespace, key) = (ctx.namespace.clone(), name.to_owned());
-        db::write(&self.db, Durability::Sync, move |tx| {
-            let stored = IMAGES.lock(tx, namespace.as_str(), &key)?;
+        let (ctx, key) = (ctx.clone(), name.to_owned());
+        write_and_tell(&self.db, &self.events, move |tx| {
+            let namespace = ctx.namespace.as_str();
+            let stored = IMAGES.lock(tx, namespace, &key)?;
             let stored = stored.ok_or_else(|| not_found(&key))?;
             if let Some(target) = target.as_ref().filter(|t| **t != stored.target.digest) {
                 let found = stored.target.digest;
@@ -42,12 +43,11 @@ impl ImageRecords {
                     "image {key:?} has target {found}, not {target}: not found"
                 )));
             }
-            IMAGES.delete(tx, namespace.as_str(), &key)
+            IMAGES.delete(tx, namespace, &key)?;
+            let message = messages::ImageDelete { name: key.clone() };
+            Ok(((), stage(tx, &ctx, "/images/delete", &message)?))
         })
-        .await?;
-        let message = messages::ImageDelete { name: name.to_owned() };
-        publish(&*self.events, ctx, "/images/delete", &message);
-        Ok(())
+        .await
     }
 }
 
@@ -77,20 +77,19 @@ impl Images for ImageRecords {
         image.created_at = Timestamp::now();
         image.updated_at = image.created_at;
         let txn_ctx = ctx.clone();
-        let created = db::write(&self.db, Durability::Sync, move |tx| {
+        write_and_tell(&self.db, &self.events, move |tx| {
             let (namespace, name) = (txn_ctx.namespace.as_str(), &image.name);
             if IMAGES.lock(tx, namespace, name)?.is_some() {
                 return Err(Error::already_exists(format!("image {name:?}: already exists")));
             }
             leases::hold(tx, &txn_ctx, "images", name)?;
             IMAGES.put(tx, namespace, name, &image)?;
-            Ok(image.clone())
+            let labels = image.labels.clone();
+            let message = messages::ImageCreate { name: name.clone(), labels };
+            let staged = stage(tx, &txn_ctx, "/images/create", &message)?;
+            Ok((image.clone(), staged))
         })
-        .await?;
-        let message =
-            messages::ImageCreate { name: created.name.clone(), labels: created.labels.clone() };
-        publish(&*self.events, ctx, "/images/create", &message);
-        Ok(created)
+        .await
     }
 
     async fn update(&self, ctx: &Context, image: Image, paths: &[String]) -> Result<Image> {
@@ -99,21 +98,21 @@ impl Images for ImageRecords {
                 "image name is required for update: invalid argument",
             ));
         }
-        let (namespace, paths) = (ctx.namespace.clone(), paths.to_vec());
-        let updated = db::write(&self.db, Durability::Sync, move |tx| {
-            let stored = IMAGES.lock(tx, namespace.as_str(), &image.name)?;
+        let (ctx, paths) = (ctx.clone(), paths.to_vec());
+        write_and_tell(&self.db, &self.events, move |tx| {
+            let namespace = ctx.namespace.as_str();
+            let stored = IMAGES.lock(tx, namespace, &image.name)?;
             let stored = stored.ok_or_else(|| not_found(&image.name))?;
             let mut updated = apply(stored, &image, &paths)?;
             validate(&updated)?;
             updated.updated_at = Timestamp::now();
-            IMAGES.put(tx, namespace.as_str(), &updated.name, &updated)?;
-            Ok(updated)
+            IMAGES.put(tx, namespace, &updated.name, &updated)?;
+            let (name, labels) = (updated.name.clone(), updated.labels.clone());
+            let message = messages::ImageUpdate { name, labels };
+            let staged = stage(tx, &ctx, "/images/update", &message)?;
+            Ok((updated, staged))
         })
-        .await?;
-        let message =
-            messages::ImageUpdate { name: updated.name.clone(), labels: updated.labels.clone() };
-        publish(&*self.events, ctx, "/images/update", &message);
-        Ok(updated)
+        .await
     }
 
     async fn delete(&self, ctx: &Context, name: &str) -> Result<()> {

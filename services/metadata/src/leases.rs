@@ -36,9 +36,8 @@ impl Leases for LeaseService {
         .await
     }
 
-    // Nothing is collected here, so `sync` has nothing to wait for. A lease
-    // that comes back after a power loss ends at its expiry.
-    async fn delete(&self, ctx: &Context, id: &str, _sync: bool) -> Result<()> {
+    // A lease that comes back after a power loss ends at its expiry.
+    async fn delete(&self, ctx: &Context, id: &str) -> Result<()> {
         let (namespace, id) = (ctx.namespace.clone(), id.to_owned());
         db::write(&self.db, Durability::Buffered, move |tx| {
             lock(tx, &namespace, &id)?;
@@ -57,13 +56,15 @@ impl Leases for LeaseService {
         .await
     }
 
-    async fn add_resource(&self, ctx: &Context, id: &str, resource: Resource) -> Result<()> {
-        check_resource(&resource)?;
+    async fn add_resources(&self, ctx: &Context, id: &str, resources: Vec<Resource>) -> Result<()> {
+        resources.iter().try_for_each(check_resource)?;
         let (namespace, id) = (ctx.namespace.clone(), id.to_owned());
         db::write(&self.db, Durability::Sync, move |tx| {
             lock(tx, &namespace, &id)?;
-            let key = resource_key(&id, &resource);
-            LEASE_RESOURCES.put(tx, namespace.as_str(), &key, &resource)
+            resources.iter().try_for_each(|resource| {
+                let key = resource_key(&id, resource);
+                LEASE_RESOURCES.put(tx, namespace.as_str(), &key, resource)
+            })
         })
         .await
     }

@@ -5,20 +5,27 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use gantry_core::containers::CONTAINERS;
 use gantry_core::content::{BLOBS, LabelMask};
-use gantry_core::db::{self, Database, Durability};
+use gantry_core::db::{self, Database};
 use gantry_core::events::Events;
 use gantry_core::images::IMAGES;
 use gantry_core::leases::LEASES;
 use gantry_core::namespaces::{NAMESPACES, Namespaces, Record, TABLE_NAMESPACE};
+use gantry_core::sandboxes::SANDBOXES;
 use gantry_core::{Context, Error, Labels, Namespace, Result, labels, snapshots};
 use gantry_ttrpc::containerd::events as messages;
 
 use crate::database::any_row;
-use crate::{leases, publish};
+use crate::{leases, stage, write_and_tell};
 
 /// Tables whose rows bring a namespace about.
-const OBJECTS: [&str; 5] =
-    [IMAGES.name(), BLOBS.name(), snapshots::TABLE, CONTAINERS.name(), LEASES.name()];
+const OBJECTS: [&str; 6] = [
+    IMAGES.name(),
+    BLOBS.name(),
+    snapshots::TABLE,
+    CONTAINERS.name(),
+    SANDBOXES.name(),
+    LEASES.name(),
+];
 
 /// The namespaces.
 ///
@@ -35,10 +42,6 @@ impl NamespaceService {
     /// Keeps them in this store.
     pub fn new(db: Arc<dyn Database>, events: Arc<dyn Events>) -> Self {
         Self { db, events }
-    }
-
-    fn publish<M: prost::Name>(&self, name: &Namespace, topic: &str, message: &M) {
-        publish(&*self.events, &Context::new(name.clone()), topic, message);
     }
 }
 
@@ -63,8 +66,10 @@ fn inhabitants(db: &dyn Database, namespace: &Namespace) -> Result<Vec<String>> 
     for name in snapshotters(db, namespace)? {
         found.push(format!("snapshots on {name:?} snapshotter"));
     }
-    if any_row(db, CONTAINERS.name(), namespace.as_str())? {
-        found.push(CONTAINERS.name().to_owned());
+    for table in [CONTAINERS.name(), SANDBOXES.name()] {
+        if any_row(db, table, namespace.as_str())? {
+            found.push(table.to_owned());
+        }
     }
     Ok(found)
 }
@@ -111,35 +116,30 @@ impl Namespaces for NamespaceService {
         labels::validate_all(&labels)?;
         let db = Arc::clone(&self.db);
         let (key, record) = (name.clone(), Record { labels });
-        let created = db::write(&self.db, Durability::Sync, move |tx| {
+        write_and_tell(&self.db, &self.events, move |tx| {
             let taken = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?.is_some()
                 || is_used(&*db, &key)?;
+            let name = key.as_str();
             if taken {
-                let name = key.as_str();
                 return Err(Error::already_exists(format!("namespace {name:?}: already exists")));
             }
-            NAMESPACES.put(tx, TABLE_NAMESPACE, key.as_str(), &record)?;
-            Ok(record.clone())
+            NAMESPACES.put(tx, TABLE_NAMESPACE, name, &record)?;
+            let (name, labels) = (name.to_owned(), record.labels.clone());
+            let message = messages::NamespaceCreate { name, labels };
+            let staged = stage(tx, &Context::new(key.clone()), "/namespaces/create", &message)?;
+            Ok((record.clone(), staged))
         })
-        .await?;
-        let message = messages::NamespaceCreate {
-            name: name.as_str().to_owned(),
-            labels: created.labels.clone(),
-        };
-        self.publish(name, "/namespaces/create", &message);
-        Ok(created)
+        .await
     }
 
     async fn update(&self, name: &Namespace, labels: Labels, mask: LabelMask) -> Result<Record> {
         labels::validate_all(&labels)?;
-        let db = Arc::clone(&self.db);
         let key = name.clone();
-        let updated = db::write(&self.db, Durability::Sync, move |tx| {
-            let mut record = match NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())? {
-                Some(record) => record,
-                None if is_used(&*db, &key)? => Record::default(),
-                None => return Err(not_found(&key)),
-            };
+        write_and_tell(&self.db, &self.events, move |tx| {
+            // Whoever prepares a namespace before its first use makes it so.
+            let found = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?;
+            let there = found.is_some();
+            let mut record = found.unwrap_or_default();
             match &mask {
                 LabelMask::All => record.labels.clone_from(&labels),
                 LabelMask::Keys(keys) => {
@@ -148,22 +148,21 @@ impl Namespaces for NamespaceService {
                     }
                 }
             }
-            NAMESPACES.put(tx, TABLE_NAMESPACE, key.as_str(), &record)?;
-            Ok(record)
+            if there || !record.labels.is_empty() {
+                NAMESPACES.put(tx, TABLE_NAMESPACE, key.as_str(), &record)?;
+            }
+            let (name, labels) = (key.as_str().to_owned(), record.labels.clone());
+            let message = messages::NamespaceUpdate { name, labels };
+            let staged = stage(tx, &Context::new(key.clone()), "/namespaces/update", &message)?;
+            Ok((record, staged))
         })
-        .await?;
-        let message = messages::NamespaceUpdate {
-            name: name.as_str().to_owned(),
-            labels: updated.labels.clone(),
-        };
-        self.publish(name, "/namespaces/update", &message);
-        Ok(updated)
+        .await
     }
 
     async fn delete(&self, name: &Namespace) -> Result<()> {
         let db = Arc::clone(&self.db);
         let key = name.clone();
-        db::write(&self.db, Durability::Sync, move |tx| {
+        write_and_tell(&self.db, &self.events, move |tx| {
             let record = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?;
             let left = inhabitants(&*db, &key)?;
             if !left.is_empty() {
@@ -181,12 +180,12 @@ impl Namespaces for NamespaceService {
                 LEASES.lock(tx, key.as_str(), &id)?;
                 leases::remove(tx, key.as_str(), &id)?;
             }
-            NAMESPACES.delete(tx, TABLE_NAMESPACE, key.as_str())
+            NAMESPACES.delete(tx, TABLE_NAMESPACE, key.as_str())?;
+            let message = messages::NamespaceDelete { name: key.as_str().to_owned() };
+            let staged = stage(tx, &Context::new(key.clone()), "/namespaces/delete", &message)?;
+            Ok(((), staged))
         })
-        .await?;
-        let message = messages::NamespaceDelete { name: name.as_str().to_owned() };
-        self.publish(name, "/namespaces/delete", &message);
-        Ok(())
+        .await
     }
 }
 

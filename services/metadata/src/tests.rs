@@ -1,9 +1,11 @@
 //! The services over a real store, by their traits and over the wire.
 
+mod collector;
 mod containers;
 mod images;
 mod leases;
 mod namespaces;
+mod sandboxes;
 mod wire;
 
 use std::sync::Arc;

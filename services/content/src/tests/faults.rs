@@ -158,9 +158,12 @@ async fn a_failed_record_leaves_the_ingest() {
     assert!(labels::validate_all(&long).is_err());
     let err = writer.commit(None, None, long).await.unwrap_err();
     assert_eq!(err.kind(), Kind::InvalidArgument);
-    let leased = ctx.clone().with_lease("none");
+    let leased = ctx.clone().with_lease("l");
+    let leases = LeaseService::new(host.db.clone());
+    leases.create(&ctx, Some("l"), Labels::new()).await.unwrap();
     drop(writer);
     let mut writer = host.store.writer(&leased, "r", 0, None).await.unwrap();
+    leases.delete(&ctx, "l").await.unwrap();
     let err = writer.commit(None, None, Labels::new()).await.unwrap_err();
     assert_eq!(err.kind(), Kind::NotFound);
     assert_eq!(host.store.status(&ctx, "r").await.unwrap().offset, 1);

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use gantry_core::collector::Collector;
 use gantry_core::filter::Filters;
 use gantry_core::images::{Image, Images};
 use gantry_core::{Descriptor, Digest};
@@ -14,12 +15,14 @@ use crate::ImageRecords;
 #[derive(Clone)]
 pub struct ImagesServer {
     images: Arc<ImageRecords>,
+    collector: Arc<dyn Collector>,
 }
 
 impl ImagesServer {
-    /// Serves these.
-    pub fn new(images: Arc<ImageRecords>) -> Self {
-        Self { images }
+    /// Serves these. `collector` is for clients that wait until what an image kept
+    /// is gone.
+    pub fn new(images: Arc<ImageRecords>, collector: Arc<dyn Collector>) -> Self {
+        Self { images, collector }
     }
 }
 
@@ -93,6 +96,9 @@ impl api::images_server::Images for ImagesServer {
         let target = target.map_err(status::to_wire)?;
         let deleted = self.images.delete_target(&ctx, &request.name, target).await;
         deleted.map_err(status::to_wire)?;
+        if request.sync {
+            self.collector.collect().await.map_err(status::to_wire)?;
+        }
         Ok(Response::new(()))
     }
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use gantry_core::collector::Collector;
 use gantry_core::filter::Filters;
 use gantry_core::leases::{Lease, Leases, Resource};
 use gantry_grpc::containerd::services::leases::v1 as api;
@@ -12,12 +13,14 @@ use super::required;
 #[derive(Clone)]
 pub struct LeasesServer {
     leases: Arc<dyn Leases>,
+    collector: Arc<dyn Collector>,
 }
 
 impl LeasesServer {
-    /// Serves these.
-    pub fn new(leases: Arc<dyn Leases>) -> Self {
-        Self { leases }
+    /// Serves these. `collector` is for clients that wait until what a lease held
+    /// is gone.
+    pub fn new(leases: Arc<dyn Leases>, collector: Arc<dyn Collector>) -> Self {
+        Self { leases, collector }
     }
 }
 
@@ -38,7 +41,10 @@ impl api::leases_server::Leases for LeasesServer {
     async fn delete(&self, request: Request<api::DeleteRequest>) -> Result<Response<()>, Status> {
         let ctx = context::of(&request)?;
         let request = request.into_inner();
-        self.leases.delete(&ctx, &request.id, request.sync).await.map_err(status::to_wire)?;
+        self.leases.delete(&ctx, &request.id).await.map_err(status::to_wire)?;
+        if request.sync {
+            self.collector.collect().await.map_err(status::to_wire)?;
+        }
         Ok(Response::new(()))
     }
 
@@ -60,7 +66,7 @@ impl api::leases_server::Leases for LeasesServer {
         let ctx = context::of(&request)?;
         let request = request.into_inner();
         let resource = unpack(required(request.resource, "resource")?);
-        let added = self.leases.add_resource(&ctx, &request.id, resource).await;
+        let added = self.leases.add_resources(&ctx, &request.id, vec![resource]).await;
         added.map_err(status::to_wire)?;
         Ok(Response::new(()))
     }

@@ -19,9 +19,9 @@ async fn a_lease_holds_until_it_is_deleted() {
     let digest = Digest::of(b"x");
     let snapshot = resource("snapshots/overlayfs", "extract-1 sha256:…");
     for held in [resource("content", digest.as_str()), snapshot.clone(), snapshot.clone()] {
-        host.leases.add_resource(&ctx, "l", held).await.unwrap();
+        host.leases.add_resources(&ctx, "l", vec![held]).await.unwrap();
     }
-    host.leases.add_resource(&ctx, "l2", resource("ingests", "r")).await.unwrap();
+    host.leases.add_resources(&ctx, "l2", vec![resource("ingests", "r")]).await.unwrap();
     assert_eq!(host.leases.resources(&ctx, "l").await.unwrap().len(), 2);
     host.leases.delete_resource(&ctx, "l", &snapshot).await.unwrap();
     assert_eq!(
@@ -32,9 +32,9 @@ async fn a_lease_holds_until_it_is_deleted() {
         host.leases.list(&ctx, &Filters::parse(&["id==l"]).unwrap()).await.unwrap(),
         [lease]
     );
-    host.leases.delete(&ctx, "l", true).await.unwrap();
+    host.leases.delete(&ctx, "l").await.unwrap();
     assert_eq!(
-        refused(host.leases.delete(&ctx, "l", false).await, Kind::NotFound),
+        refused(host.leases.delete(&ctx, "l").await, Kind::NotFound),
         "lease \"l\": not found"
     );
     refused(host.leases.resources(&ctx, "l").await, Kind::NotFound);
@@ -59,8 +59,8 @@ async fn what_makes_no_sense_is_refused() {
         ("content", "x", Kind::InvalidArgument),
         ("ingests", "", Kind::InvalidArgument),
     ] {
-        refused(host.leases.add_resource(&ctx, &one.id, resource(kind, id)).await, expected);
+        refused(host.leases.add_resources(&ctx, &one.id, vec![resource(kind, id)]).await, expected);
     }
-    let missing = host.leases.add_resource(&ctx, "none", resource("images", "x")).await;
+    let missing = host.leases.add_resources(&ctx, "none", vec![resource("images", "x")]).await;
     refused(missing, Kind::NotFound);
 }

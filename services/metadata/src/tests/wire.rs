@@ -1,5 +1,8 @@
 //! The adapters, called as tonic calls them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gantry_core::collector::Collector;
 use gantry_grpc::containerd::services as api;
 use gantry_grpc::containerd::types::Descriptor;
 use gantry_grpc::context::Headers;
@@ -14,6 +17,18 @@ use api::namespaces::v1::namespaces_server::Namespaces;
 
 use super::*;
 use crate::grpc::{ContainersServer, ImagesServer, LeasesServer, NamespacesServer};
+
+/// Counts who waited for a collection.
+#[derive(Default)]
+struct Waited(AtomicU32);
+
+#[tonic::async_trait]
+impl Collector for Waited {
+    async fn collect(&self) -> gantry_core::Result<()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
 
 /// A request in the namespace `moby`.
 fn request<T>(message: T) -> Request<T> {
@@ -75,7 +90,7 @@ async fn containers_as_ctr_and_dockerd_send_them() {
 async fn images_with_masks_and_targets() {
     use api::images::v1 as m;
     let host = Host::new();
-    let server = ImagesServer::new(host.images.clone());
+    let server = ImagesServer::new(host.images.clone(), Arc::new(Waited::default()));
     let target = Descriptor {
         media_type: "application/vnd.oci.image.index.v1+json".into(),
         digest: Digest::of(b"1").to_string(),
@@ -115,7 +130,8 @@ async fn images_with_masks_and_targets() {
 #[tokio::test]
 async fn leases_and_namespaces() {
     let host = Host::new();
-    let leases = LeasesServer::new(host.leases.clone());
+    let waited = Arc::new(Waited::default());
+    let leases = LeasesServer::new(host.leases.clone(), waited.clone());
     let created = leases.create(request(Default::default())).await.unwrap().into_inner();
     let id = created.lease.unwrap().id;
     let resource =
@@ -146,5 +162,6 @@ async fn leases_and_namespaces() {
 
     let delete = api::leases::v1::DeleteRequest { id, sync: true };
     leases.delete(request(delete.clone())).await.unwrap();
+    assert_eq!(waited.0.load(Ordering::Relaxed), 1);
     assert_eq!(leases.delete(request(delete)).await.unwrap_err().code(), Code::NotFound);
 }

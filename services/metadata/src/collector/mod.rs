@@ -1,0 +1,366 @@
+//! The collector: marks beside everybody else's work, then removes records while
+//! nobody writes, then lets the files go.
+//!
+//! Marking reads the tables row by row, while others write. What is written meanwhile
+//! is remembered by the store ([`GuardedDatabase`]) and counts as kept, with all that
+//! it refers to. So a record goes only if nothing referred to it from the beginning
+//! of the collection to its end.
+
+mod gate;
+mod graph;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use gantry_core::collector::Collector;
+use gantry_core::content::{BLOBS, ContentStore};
+use gantry_core::db::{self, Database, Durability, GLOBAL, Table, Transaction};
+use gantry_core::events::Events;
+use gantry_core::filter::Filters;
+use gantry_core::images::IMAGES;
+use gantry_core::mounts::{self, MountManager};
+use gantry_core::snapshots::Snapshotters;
+use gantry_core::{Context, Digest, Error, Kind, Namespace, Result, Timestamp, snapshots};
+use gantry_grpc::containerd::services::images::v1 as messages;
+use tokio::sync::{Mutex, watch};
+
+pub use gate::GuardedDatabase;
+pub(crate) use graph::Graph;
+use graph::Node;
+
+use crate::{leases, publish};
+
+/// When something was last collected. Written durably after records were removed and
+/// before their files are.
+const COLLECTIONS: Table<Timestamp> = Table::new("collections");
+
+/// An ingest that no lease holds stays for so long after its last byte.
+const INGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Between something having become garbage and the collection.
+const DELAY: Duration = Duration::from_millis(100);
+/// At least so long between two collections that nobody waits for, and at least
+/// [`PACE`] times as long as the last one took.
+const INTERVAL: Duration = Duration::from_secs(1);
+const PACE: u32 = 50;
+/// Ingests get old without a sign.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// Collects garbage of all namespaces.
+pub struct GarbageCollector(Arc<Inner>);
+
+struct Inner {
+    records: Records,
+    content: Arc<dyn ContentStore>,
+    events: Arc<dyn Events>,
+    /// One collection at a time; what an earlier one could not let go.
+    turn: Mutex<Vec<(Context, Removed)>>,
+}
+
+/// The part that blocks.
+#[derive(Clone)]
+struct Records {
+    db: Arc<GuardedDatabase>,
+    snapshotters: Snapshotters,
+    mounts: Option<Arc<dyn MountManager>>,
+}
+
+/// Records that were removed in one namespace.
+#[derive(Default)]
+struct Removed {
+    blobs: Vec<Digest>,
+    images: Vec<String>,
+    /// Snapshotter, key and what is left of each snapshot.
+    snapshots: Vec<(String, String, u64)>,
+    /// Name and what is left of each activation of mounts.
+    mounts: Vec<(String, u64)>,
+    ingests: Vec<String>,
+    leases: usize,
+}
+
+impl Records {
+    /// Marks a namespace, and removes the records of what nothing keeps.
+    fn sweep(&self, ctx: &Context, ingests: &[(String, bool)]) -> Result<(Removed, Graph)> {
+        let (now, namespace) = (Timestamp::now(), ctx.namespace.as_str());
+        self.db.watch();
+        let read = Graph::read(&*self.db, namespace, now);
+        let marked = read.map(|mut graph| {
+            for (reference, recent) in ingests {
+                graph.add_ingest(reference, *recent);
+            }
+            graph.mark();
+            graph
+        });
+        self.db.settle(|store, written| {
+            let mut graph = marked?;
+            let rows = written.iter().filter(|(_, of, _)| of == namespace);
+            graph.catch_up(store, namespace, rows, now)?;
+            graph.mark();
+            let garbage = graph.garbage();
+            if garbage.is_empty() {
+                return Ok((Removed::default(), graph));
+            }
+            let removed = db::write_blocking(store, Durability::Buffered, &mut |tx| {
+                self.remove(tx, ctx, &garbage)
+            })?;
+            Ok((removed, graph))
+        })
+    }
+
+    fn remove(&self, tx: &mut dyn Transaction, ctx: &Context, garbage: &[Node]) -> Result<Removed> {
+        let namespace = ctx.namespace.as_str();
+        let mut removed = Removed::default();
+        for node in garbage {
+            match node {
+                Node::Blob(digest) => {
+                    BLOBS.delete(tx, namespace, digest)?;
+                    removed.blobs.push(Digest::parse(digest)?);
+                }
+                Node::Image(name) => {
+                    IMAGES.delete(tx, namespace, name)?;
+                    removed.images.push(name.clone());
+                }
+                Node::Lease(id) => {
+                    leases::remove(tx, namespace, id)?;
+                    removed.leases += 1;
+                }
+                Node::Ingest(reference) => removed.ingests.push(reference.clone()),
+                Node::Snapshot(row) => {
+                    let (snapshotter, key) = row.split_once('\x01').unwrap_or((row, ""));
+                    // One that is no longer configured keeps what it has.
+                    let Some(found) = self.snapshotters.by_name.get(snapshotter) else { continue };
+                    let left = found.forget(tx, ctx, key)?;
+                    removed.snapshots.push((snapshotter.to_owned(), key.to_owned(), left));
+                }
+                Node::Mount(name) => {
+                    let Some(manager) = &self.mounts else { continue };
+                    removed.mounts.push((name.clone(), manager.forget(tx, ctx, name)?));
+                }
+                // They are roots.
+                Node::Container(_) | Node::Sandbox(_) => {}
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl Removed {
+    fn is_empty(&self) -> bool {
+        let Self { blobs, images, snapshots, mounts, ingests, leases } = self;
+        blobs.is_empty()
+            && images.is_empty()
+            && snapshots.is_empty()
+            && mounts.is_empty()
+            && ingests.is_empty()
+            && *leases == 0
+    }
+}
+
+impl GarbageCollector {
+    /// Collects from this store. Everybody who writes to it does so through `db`.
+    /// `mounts`: what is mounted for clients goes as well.
+    pub fn new(
+        db: Arc<GuardedDatabase>,
+        content: Arc<dyn ContentStore>,
+        snapshotters: Snapshotters,
+        events: Arc<dyn Events>,
+        mounts: Option<Arc<dyn MountManager>>,
+    ) -> Self {
+        let records = Records { db, snapshotters, mounts };
+        Self(Arc::new(Inner { records, content, events, turn: Mutex::default() }))
+    }
+
+    /// Collects from time to time, until `stop` says so.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let db = &self.0.records.db;
+        // What an earlier daemon left.
+        db.garbage.notify_one();
+        let mut pause = DELAY;
+        loop {
+            let due = async {
+                tokio::time::sleep(pause).await;
+                loop {
+                    tokio::select! {
+                        () = db.garbage.notified() => break tokio::time::sleep(DELAY).await,
+                        () = tokio::time::sleep(until(db.expiry())) => break,
+                        () = db.sooner.notified() => {}
+                    }
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let looked = self.to_the_end().await.unwrap_or_else(|err| {
+                tracing::warn!(error = %err, "collect garbage");
+                Duration::ZERO
+            });
+            pause = INTERVAL.max(looked * PACE).min(LONGEST);
+        }
+    }
+
+    /// One collection, which nobody's leaving ends half-way. How long was looked for
+    /// garbage.
+    async fn to_the_end(&self) -> Result<Duration> {
+        let inner = Arc::clone(&self.0);
+        match tokio::spawn(async move { inner.collect().await }).await {
+            Ok(done) => done,
+            Err(err) => Err(Error::internal("a collection failed").with_source(err)),
+        }
+    }
+}
+
+#[async_trait]
+impl Collector for GarbageCollector {
+    async fn collect(&self) -> Result<()> {
+        self.to_the_end().await.map(|_| ())
+    }
+}
+
+/// How long it is until then, a moment more: not before it, as the clocks have it.
+fn until(expiry: Option<Timestamp>) -> Duration {
+    let Some(expiry) = expiry else { return LONGEST };
+    let left = expiry.unix_nanos() - Timestamp::now().unix_nanos();
+    let left = Duration::from_nanos(u64::try_from(left).unwrap_or(0));
+    (left + Duration::from_millis(10)).min(LONGEST)
+}
+
+impl Inner {
+    async fn collect(&self) -> Result<Duration> {
+        let mut left = self.turn.lock().await;
+        for (ctx, removed) in std::mem::take(&mut *left) {
+            self.release(&mut left, &ctx, removed).await;
+        }
+        // Whatever comes to be meanwhile makes it sooner.
+        self.records.db.forget_expiry();
+        let mut looked = Duration::ZERO;
+        for namespace in self.namespaces().await? {
+            let ctx = Context::new(Namespace::new(namespace)?);
+            match self.collect_in(&mut left, &ctx).await {
+                Ok(taken) => looked += taken,
+                // The others, and who waits for them, are not to suffer from it.
+                Err(err) => {
+                    let err = err.context(format!("namespace {}", ctx.namespace.as_str()));
+                    tracing::warn!(error = %err, "collect garbage");
+                }
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Collects in one namespace. How long was looked for garbage.
+    async fn collect_in(
+        &self,
+        left: &mut Vec<(Context, Removed)>,
+        ctx: &Context,
+    ) -> Result<Duration> {
+        let ingests = self.ingests(ctx).await?;
+        let begin = Instant::now();
+        let (records, within) = (self.records.clone(), ctx.clone());
+        let (removed, graph) = db::blocking(move || records.sweep(&within, &ingests)).await?;
+        let looked = begin.elapsed();
+        tracing::debug!(
+            namespace = ctx.namespace.as_str(),
+            objects = graph.len(),
+            micros = looked.as_micros(),
+            "looked for garbage"
+        );
+        if let Some(expiry) = graph.next_expiry() {
+            self.records.db.expires(expiry);
+        }
+        if !removed.is_empty() {
+            self.release(left, ctx, removed).await;
+        }
+        Ok(looked)
+    }
+
+    /// All namespaces in which there may be something.
+    async fn namespaces(&self) -> Result<BTreeSet<String>> {
+        let tables = [
+            BLOBS.name(),
+            IMAGES.name(),
+            snapshots::TABLE,
+            mounts::TABLE,
+            gantry_core::leases::LEASES.name(),
+        ];
+        let mut all = BTreeSet::new();
+        for table in tables {
+            all.extend(self.records.db.namespaces(table)?);
+        }
+        let ingests = self.content.ingest_namespaces().await?;
+        all.extend(ingests.iter().map(|namespace| namespace.as_str().to_owned()));
+        Ok(all)
+    }
+
+    /// Lets the files of removed records go; the next collection tries again what fails.
+    async fn release(&self, left: &mut Vec<(Context, Removed)>, ctx: &Context, removed: Removed) {
+        if let Err(err) = self.settle().await {
+            tracing::warn!(error = %err, "the files of collected garbage stay for now");
+            left.push((ctx.clone(), removed));
+            return;
+        }
+        if let Err(err) = self.remove_files(ctx, removed).await {
+            // The next start of the daemon finds them.
+            tracing::warn!(error = %err, "remove the files of collected garbage");
+        }
+    }
+
+    /// Makes the removal of records durable: one that came back after a power loss must
+    /// find its files.
+    async fn settle(&self) -> Result<()> {
+        let database: Arc<dyn Database> = Arc::clone(&self.records.db) as _;
+        db::write(&database, Durability::Sync, |tx| {
+            COLLECTIONS.put(tx, GLOBAL, "last", &Timestamp::now())
+        })
+        .await
+    }
+
+    async fn remove_files(&self, ctx: &Context, removed: Removed) -> Result<()> {
+        let Removed { blobs, images, snapshots, mounts, ingests, leases } = removed;
+        tracing::info!(
+            namespace = ctx.namespace.as_str(),
+            blobs = blobs.len(),
+            images = images.len(),
+            snapshots = snapshots.len(),
+            mounts = mounts.len(),
+            ingests = ingests.len(),
+            leases,
+            "collected garbage"
+        );
+        for name in images {
+            publish(&*self.events, ctx, "/images/delete", &messages::ImageDelete { name });
+        }
+        // Before the files that they show.
+        if let Some(manager) = self.records.mounts.as_ref().filter(|_| !mounts.is_empty()) {
+            manager.release(ctx, mounts).await;
+        }
+        let mut left: BTreeMap<String, Vec<(String, u64)>> = BTreeMap::new();
+        for (snapshotter, key, number) in snapshots {
+            left.entry(snapshotter).or_default().push((key, number));
+        }
+        for (snapshotter, left) in left {
+            if let Some(snapshotter) = self.records.snapshotters.by_name.get(&snapshotter) {
+                snapshotter.release(ctx, left).await;
+            }
+        }
+        self.content.release(ctx, blobs).await?;
+        for reference in ingests {
+            match self.content.abort(ctx, &reference).await {
+                // Its writer came back, or ended it.
+                Err(err) if matches!(err.kind(), Kind::Unavailable | Kind::NotFound) => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ingests of a namespace, and whether they stay by themselves: for a while after their
+    /// last byte somebody may go on with them, leases or not.
+    async fn ingests(&self, ctx: &Context) -> Result<Vec<(String, bool)>> {
+        let now = Timestamp::now().unix_nanos();
+        let all = self.content.statuses(ctx, &Filters::default()).await?;
+        let recent = |at: Timestamp| now - at.unix_nanos() < INGEST_LIFE.as_nanos() as i128;
+        Ok(all.into_iter().map(|i| (i.reference, recent(i.updated_at))).collect())
+    }
+}
