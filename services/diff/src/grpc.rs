@@ -3,21 +3,26 @@
 use std::sync::Arc;
 
 use gantry_core::content::ContentStore;
-use gantry_core::{Applier, Descriptor, Error, Mount, media_type};
+use gantry_core::{Applier, Descriptor, DiffOptions, Differ, Error, Mount, media_type};
 use gantry_grpc::containerd::services::diff::v1 as api;
-use gantry_grpc::{context, status};
+use gantry_grpc::{context, convert, status};
 use tonic::{Request, Response, Status};
 
-/// The service over an applier and the content that it applies.
+/// The service over an applier with the content that it applies, and a differ.
 pub struct Service {
     applier: Arc<dyn Applier>,
     content: Arc<dyn ContentStore>,
+    differ: Arc<dyn Differ>,
 }
 
 impl Service {
     /// Serves these.
-    pub fn new(applier: Arc<dyn Applier>, content: Arc<dyn ContentStore>) -> Self {
-        Self { applier, content }
+    pub fn new(
+        applier: Arc<dyn Applier>,
+        content: Arc<dyn ContentStore>,
+        differ: Arc<dyn Differ>,
+    ) -> Self {
+        Self { applier, content, differ }
     }
 }
 
@@ -54,10 +59,20 @@ impl api::diff_server::Diff for Service {
 
     async fn diff(
         &self,
-        _: Request<api::DiffRequest>,
+        request: Request<api::DiffRequest>,
     ) -> Result<Response<api::DiffResponse>, Status> {
-        Err(status::to_wire(Error::unimplemented(
-            "making a layer from two mounts is not served: not implemented",
-        )))
+        let ctx = context::of(&request)?;
+        let request = request.into_inner();
+        let mounts = |all: Vec<_>| all.into_iter().map(Into::into).collect::<Vec<Mount>>();
+        let (left, right) = (mounts(request.left), mounts(request.right));
+        let options = DiffOptions {
+            media_type: request.media_type,
+            reference: request.r#ref,
+            labels: request.labels,
+            newest: request.source_date_epoch.map(|time| convert::from_timestamp(Some(&time))),
+        };
+        let layer = self.differ.diff(&ctx, &left, &right, options).await;
+        let diff = Some(layer.map_err(status::to_wire)?.into());
+        Ok(Response::new(api::DiffResponse { diff }))
     }
 }

@@ -1,4 +1,5 @@
-//! Applies layer archives (OCI image spec, layer.md) to snapshots.
+//! Applies layer archives (OCI image spec, layer.md) to snapshots, and makes them
+//! ([`LayerDiffer`]) of what is different between two.
 //!
 //! [`LayerApplier`] takes a layer as it comes, plain or compressed, and works
 //! on it with three threads: one decompresses, one computes the digest, one
@@ -11,12 +12,16 @@
 mod archive;
 mod attributes;
 mod bad;
+mod compare;
 mod copy_up;
+mod differ;
 pub mod grpc;
 mod hard_links;
 mod inflate;
 mod input;
+mod layer;
 mod lower;
+mod merged;
 mod names;
 mod numbers;
 mod pax;
@@ -33,6 +38,7 @@ use async_trait::async_trait;
 use gantry_core::content::BlobStream;
 use gantry_core::{Applied, Applier, Mount, Result};
 
+pub use differ::LayerDiffer;
 use target::Target;
 
 /// What an archive may ask for at most.

@@ -60,10 +60,8 @@ impl Target {
     }
 
     fn overlay(mount: &Mount) -> Option<Self> {
-        let option =
-            |name: &str| mount.options.iter().find_map(|o| o.strip_prefix(name)?.strip_prefix('='));
-        let root = PathBuf::from(unescape(option("upperdir")?));
-        let lower = split_lower(option("lowerdir").unwrap_or_default());
+        let root = PathBuf::from(overlay_option(mount, "upperdir")?);
+        let lower = layers_of(mount);
         let user_attributes = mount.options.iter().any(|o| o == "userxattr");
         Some(Self { root, style: Style::Overlay(lower), user_attributes })
     }
@@ -78,6 +76,20 @@ impl Target {
             ))),
         }
     }
+}
+
+/// The value of an overlay's option that is one path.
+pub(crate) fn overlay_option(mount: &Mount, name: &str) -> Option<String> {
+    option(mount, name).map(unescape)
+}
+
+/// The lower directories of an overlay, the nearest first.
+pub(crate) fn layers_of(mount: &Mount) -> Vec<PathBuf> {
+    split_lower(option(mount, "lowerdir").unwrap_or_default())
+}
+
+fn option<'a>(mount: &'a Mount, name: &str) -> Option<&'a str> {
+    mount.options.iter().find_map(|o| o.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Directories between colons; a backslash takes the meaning of what follows.

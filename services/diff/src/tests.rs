@@ -1,5 +1,6 @@
 //! Layers as builders make them, and as attackers would.
 
+mod differences;
 mod hostile;
 mod layers;
 mod modes;
