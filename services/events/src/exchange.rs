@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::Stream;
@@ -9,18 +10,42 @@ use gantry_core::events::{Envelope, EventStream, Events};
 use gantry_core::filter::Filters;
 use gantry_core::{Any, Context, Error, Namespace, Result, Timestamp, validate_identifier};
 
+use crate::describe::Open;
+
 /// How many events may wait for one subscriber.
 pub const QUEUE_LIMIT: usize = 8192;
+/// So long those who subscribe get events from before.
+const RETURN: Duration = Duration::from_secs(30);
 
 /// Hands each event to the queue of every subscriber that wants it.
 ///
 /// A publisher never waits: when a subscriber's queue is full, this subscriber
 /// gets what is in its queue, then `ResourceExhausted`, then the end.
+///
+/// What happened before the exchange was there, and was kept by shims for so long, goes
+/// also to those who subscribe a little later: they come back after a restart, too.
 #[derive(Clone, Debug, Default)]
-pub struct Exchange {
+pub struct Exchange(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     /// Who is subscribed. Held for reading while an event is handed out,
     /// for writing while one comes or goes.
-    subscribers: Arc<RwLock<Vec<Arc<Subscriber>>>>,
+    subscribers: RwLock<Vec<Arc<Subscriber>>>,
+    /// When the exchange was opened, by both clocks.
+    opened: (Instant, Timestamp),
+    /// Events from before, as long as somebody may come for them.
+    before: Mutex<VecDeque<Arc<Envelope>>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            subscribers: RwLock::default(),
+            opened: (Instant::now(), Timestamp::now()),
+            before: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -54,7 +79,7 @@ impl Subscriber {
     }
 
     fn offer(&self, envelope: &Arc<Envelope>) {
-        if !self.filters.matches(&**envelope) {
+        if !self.filters.matches(&Open(envelope)) {
             return;
         }
         let waker = {
@@ -81,12 +106,23 @@ impl Exchange {
         Self::default()
     }
 
-    fn send(&self, envelope: Envelope) {
-        let envelope = Arc::new(envelope);
-        let subscribers = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
+    /// Hands an event out.
+    pub(crate) fn send(&self, envelope: &Arc<Envelope>) {
+        let subscribers = self.0.subscribers.read().unwrap_or_else(PoisonError::into_inner);
         for subscriber in subscribers.iter() {
-            subscriber.offer(&envelope);
+            subscriber.offer(envelope);
         }
+        let (since, opened) = self.0.opened;
+        if since.elapsed() < RETURN && envelope.timestamp.unix_nanos() < opened.unix_nanos() {
+            let mut before = self.before();
+            before.truncate(QUEUE_LIMIT - 1);
+            before.push_back(Arc::clone(envelope));
+        }
+    }
+
+    fn before(&self) -> MutexGuard<'_, VecDeque<Arc<Envelope>>> {
+        // A queue is whole at any time.
+        self.0.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,39 +130,33 @@ impl Exchange {
 impl Events for Exchange {
     fn publish(&self, ctx: &Context, topic: &str, event: Any) -> Result<()> {
         check_topic(topic)?;
-        self.send(Envelope {
+        self.send(&Arc::new(Envelope {
             timestamp: Timestamp::now(),
             namespace: ctx.namespace.as_str().to_owned(),
             topic: topic.to_owned(),
             event,
-        });
+        }));
         Ok(())
     }
 
     fn forward(&self, envelope: Envelope) -> Result<()> {
-        check_topic(&envelope.topic)?;
-        Namespace::new(envelope.namespace.as_str())
-            .map_err(|err| err.context("event envelope has an invalid namespace"))?;
-        if envelope.timestamp.is_unset() {
-            return Err(Error::invalid_argument(
-                "timestamp must be set on a forwarded event: invalid argument",
-            ));
-        }
-        if envelope.event.type_url.is_empty() {
-            return Err(Error::invalid_argument(
-                "a forwarded event needs a type: invalid argument",
-            ));
-        }
-        self.send(envelope);
+        check_envelope(&envelope)?;
+        self.send(&Arc::new(envelope));
         Ok(())
     }
 
     fn subscribe(&self, filters: Filters) -> EventStream {
         let subscriber = Arc::new(Subscriber { filters, queue: Mutex::default() });
-        self.subscribers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::clone(&subscriber));
+        // Nothing is handed out meanwhile.
+        let mut subscribers = self.0.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.before();
+        if self.0.opened.0.elapsed() >= RETURN {
+            *before = VecDeque::new();
+        }
+        before.iter().for_each(|envelope| subscriber.offer(envelope));
+        drop(before);
+        subscribers.push(Arc::clone(&subscriber));
+        drop(subscribers);
         Box::pin(Subscription { exchange: self.clone(), subscriber })
     }
 }
@@ -165,6 +195,7 @@ impl Stream for Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.exchange
+            .0
             .subscribers
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -172,8 +203,24 @@ impl Drop for Subscription {
     }
 }
 
+/// Checks an event that comes from elsewhere.
+pub(crate) fn check_envelope(envelope: &Envelope) -> Result<()> {
+    check_topic(&envelope.topic)?;
+    Namespace::new(envelope.namespace.as_str())
+        .map_err(|err| err.context("event envelope has an invalid namespace"))?;
+    if envelope.timestamp.is_unset() {
+        return Err(Error::invalid_argument(
+            "timestamp must be set on a forwarded event: invalid argument",
+        ));
+    }
+    if envelope.event.type_url.is_empty() {
+        return Err(Error::invalid_argument("a forwarded event needs a type: invalid argument"));
+    }
+    Ok(())
+}
+
 /// Checks a topic: components that are identifiers, each behind a slash.
-fn check_topic(topic: &str) -> Result<()> {
+pub(crate) fn check_topic(topic: &str) -> Result<()> {
     let invalid = |why: &str| {
         Error::invalid_argument(format!("envelope topic {topic:?}: {why}: invalid argument"))
     };
@@ -218,7 +265,7 @@ mod tests {
         assert_eq!(moby.next().await.unwrap().unwrap().event, event("3"));
         assert!(moby.next().now_or_never().is_none());
         drop(moby);
-        assert_eq!(exchange.subscribers.read().unwrap().len(), 1);
+        assert_eq!(exchange.0.subscribers.read().unwrap().len(), 1);
     }
 
     #[tokio::test]
@@ -247,6 +294,28 @@ mod tests {
         }
         assert_eq!(slow.next().await.unwrap().unwrap_err().kind(), Kind::ResourceExhausted);
         assert!(slow.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_gets_what_happened_meanwhile() {
+        let exchange = Exchange::new();
+        let earlier = Timestamp { seconds: Timestamp::now().seconds - 5, nanos: 0 };
+        let envelope = |timestamp, text| Envelope {
+            timestamp,
+            namespace: "a".into(),
+            topic: "/tasks/exit".into(),
+            event: event(text),
+        };
+        exchange.forward(envelope(earlier, "while nobody was there")).unwrap();
+        exchange.forward(envelope(Timestamp::now(), "now")).unwrap();
+        for _ in 0..2 {
+            let mut back = exchange.subscribe(Filters::all());
+            let first = back.next().await.unwrap().unwrap();
+            assert_eq!(first.event, event("while nobody was there"));
+            assert!(back.next().now_or_never().is_none());
+            let mut other = exchange.subscribe(Filters::parse(&["namespace==b"]).unwrap());
+            assert!(other.next().now_or_never().is_none());
+        }
     }
 
     #[test]

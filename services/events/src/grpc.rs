@@ -1,4 +1,6 @@
-//! `containerd.services.events.v1.Events`.
+//! `containerd.services.events.v1.Events`, and in [`engine`] `gantry.engine.v1.Events`.
+
+pub mod engine;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,0 +1,258 @@
+//! What an event is about, for readers who don't decode its message.
+
+use std::collections::BTreeMap;
+
+use gantry_core::events::Envelope;
+use gantry_core::filter::Filterable;
+use gantry_grpc::any;
+use gantry_grpc::containerd::events as ev;
+use gantry_grpc::containerd::services::images::v1 as images;
+use gantry_grpc::convert;
+use gantry_grpc::gantry::engine::v1 as engine;
+use prost::Name;
+
+/// An event with what is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Description {
+    pub(crate) namespace: String,
+    pub(crate) topic: String,
+    pub(crate) kind: String,
+    pub(crate) action: String,
+    pub(crate) id: String,
+    pub(crate) attributes: BTreeMap<String, String>,
+}
+
+impl Filterable for Description {
+    fn field(&self, path: &[&str]) -> Option<String> {
+        match path {
+            ["namespace"] => Some(self.namespace.clone()),
+            ["topic"] => Some(self.topic.clone()),
+            ["kind"] => Some(self.kind.clone()),
+            ["action"] => Some(self.action.clone()),
+            ["id"] => Some(self.id.clone()),
+            ["attributes", rest @ ..] => self.attributes.get(&rest.join(".")).cloned(),
+            _ => None,
+        }
+    }
+}
+
+/// Describes an event. Of one whose message is not known there is what its topic says.
+pub(crate) fn describe(envelope: &Envelope) -> Description {
+    let (kind, action) = words(&envelope.topic);
+    let mut description = Description {
+        namespace: envelope.namespace.clone(),
+        topic: envelope.topic.clone(),
+        kind,
+        action,
+        ..Description::default()
+    };
+    let event = convert::any(envelope.event.clone());
+    if let Some((_, id, attributes)) = known(&event) {
+        description.id = id;
+        description.attributes = attributes;
+    }
+    description
+}
+
+/// An envelope as containerd's filters see it: with the fields of its message.
+pub(crate) struct Open<'a>(pub(crate) &'a Envelope);
+
+impl Filterable for Open<'_> {
+    fn field(&self, path: &[&str]) -> Option<String> {
+        let ["event", field @ ..] = path else { return self.0.field(path) };
+        let (name, id, attributes) = known(&convert::any(self.0.event.clone()))?;
+        match field {
+            [field] if *field == name => Some(id),
+            ["labels", rest @ ..] => attributes.get(&rest.join(".")).cloned(),
+            [field] => attributes.get(*field).cloned(),
+            _ => None,
+        }
+    }
+}
+
+/// `/tasks/exit` is `exit` of a `task`.
+fn words(topic: &str) -> (String, String) {
+    let ours = topic.strip_prefix("/gantry");
+    let topic = ours.unwrap_or(topic);
+    let topic = topic.trim_start_matches('/');
+    let (first, action) = topic.split_once('/').unwrap_or((topic, ""));
+    let kind = match first {
+        "containers" if ours.is_some() => "container",
+        "containers" => "record",
+        "tasks" => "task",
+        "images" => "image",
+        "namespaces" => "namespace",
+        "sandboxes" => "sandbox",
+        other => other,
+    };
+    (kind.to_owned(), action.to_owned())
+}
+
+/// The name of the ID's field, the ID, and the rest.
+type Known = (&'static str, String, BTreeMap<String, String>);
+
+/// What a message says of one type.
+fn of<M: Name + Default>(event: &prost_types::Any, read: fn(M) -> Known) -> Option<Known> {
+    if any::is::<M>(event) { any::unpack(event).ok().map(read) } else { None }
+}
+
+/// The ID, and the other fields under their names.
+macro_rules! fields {
+    ($type:ty, $id:ident $(, $field:ident)*) => {
+        |event| of::<$type>(event, |message| {
+            let attributes = [$((stringify!($field), message.$field.to_string())),*];
+            let attributes: [(&str, String); _] = attributes;
+            let attributes = attributes.into_iter().filter(|(_, value)| !value.is_empty());
+            let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).collect();
+            (stringify!($id), message.$id, attributes)
+        })
+    };
+}
+
+/// The ID, and labels.
+macro_rules! labels {
+    ($type:ty, $id:ident) => {
+        |event| of::<$type>(event, |message| (stringify!($id), message.$id, message.labels))
+    };
+}
+
+fn known(event: &prost_types::Any) -> Option<Known> {
+    type Read = fn(&prost_types::Any) -> Option<Known>;
+    const KNOWN: [Read; 28] = [
+        |event| of(event, container),
+        fields!(ev::TaskCreate, container_id, bundle, pid),
+        fields!(ev::TaskStart, container_id, pid),
+        fields!(ev::TaskExit, container_id, id, pid, exit_status),
+        fields!(ev::TaskDelete, container_id, id, pid, exit_status),
+        fields!(ev::TaskOom, container_id),
+        fields!(ev::TaskExecAdded, container_id, exec_id),
+        fields!(ev::TaskExecStarted, container_id, exec_id, pid),
+        fields!(ev::TaskPaused, container_id),
+        fields!(ev::TaskResumed, container_id),
+        fields!(ev::TaskCheckpointed, container_id, checkpoint),
+        fields!(ev::ContainerCreate, id, image),
+        fields!(ev::ContainerUpdate, id, image, snapshot_key),
+        fields!(ev::ContainerDelete, id),
+        fields!(ev::SnapshotPrepare, key, parent, snapshotter),
+        fields!(ev::SnapshotCommit, key, name, snapshotter),
+        fields!(ev::SnapshotRemove, key, snapshotter),
+        fields!(ev::ContentCreate, digest, size),
+        fields!(ev::ContentDelete, digest),
+        labels!(ev::NamespaceCreate, name),
+        labels!(ev::NamespaceUpdate, name),
+        fields!(ev::NamespaceDelete, name),
+        fields!(ev::SandboxCreate, sandbox_id),
+        fields!(ev::SandboxStart, sandbox_id),
+        fields!(ev::SandboxExit, sandbox_id, exit_status),
+        labels!(images::ImageCreate, name),
+        labels!(images::ImageUpdate, name),
+        fields!(images::ImageDelete, name),
+    ];
+    KNOWN.iter().find_map(|read| read(event))
+}
+
+/// Docker's attributes of a container.
+fn container(event: engine::ContainerEvent) -> Known {
+    let container = event.container.unwrap_or_default();
+    let mut attributes = container.labels;
+    if event.action == i32::from(engine::ContainerAction::Died) {
+        attributes.insert("exit_code".into(), container.exit_code.to_string());
+    }
+    let more = [("name", container.name), ("image", container.image), ("error", container.error)];
+    let more = more.into_iter().filter(|(_, value)| !value.is_empty());
+    attributes.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    ("id", container.id, attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_core::filter::Filters;
+
+    fn described<M: Name>(topic: &str, message: &M) -> Description {
+        describe(&Envelope {
+            namespace: "a".into(),
+            topic: topic.into(),
+            event: convert::from_any(any::pack(message)),
+            ..Envelope::default()
+        })
+    }
+
+    fn wanted(description: &Description, filter: &str) -> bool {
+        Filters::parse(&[filter]).unwrap().matches(description)
+    }
+
+    #[test]
+    fn containers() {
+        let died = engine::ContainerEvent {
+            action: engine::ContainerAction::Died.into(),
+            container: Some(engine::Container {
+                id: "c1".into(),
+                name: "web".into(),
+                image: "nginx".into(),
+                exit_code: 3,
+                labels: [("a.b/c".to_owned(), "x".to_owned())].into(),
+                ..engine::Container::default()
+            }),
+        };
+        let found = described("/gantry/containers/died", &died);
+        assert_eq!((found.kind.as_str(), found.action.as_str()), ("container", "died"));
+        assert_eq!(found.id, "c1");
+        for filter in [
+            "kind==container,action==died",
+            "id==c1",
+            "attributes.name==web,attributes.exit_code==3",
+            "attributes.image~=ng",
+            "attributes.\"a.b/c\"==x",
+            "namespace==a,topic==/gantry/containers/died",
+        ] {
+            assert!(wanted(&found, filter), "{filter}");
+        }
+        assert!(!wanted(&found, "attributes.error"));
+        assert!(!wanted(&found, "kind==task"));
+    }
+
+    #[test]
+    fn containerds_own() {
+        let exit = ev::TaskExit { container_id: "c1".into(), exit_status: 7, ..Default::default() };
+        let found = described("/tasks/exit", &exit);
+        assert_eq!((found.kind.as_str(), found.action.as_str()), ("task", "exit"));
+        assert_eq!(found.id, "c1");
+        assert_eq!(found.attributes["exit_status"], "7");
+        assert!(!found.attributes.contains_key("id"), "it is empty");
+        let deleted = described("/containers/delete", &ev::ContainerDelete { id: "c2".into() });
+        assert_eq!((deleted.kind.as_str(), deleted.id.as_str()), ("record", "c2"));
+    }
+
+    #[test]
+    fn filters_look_into_messages() {
+        let exit = ev::TaskExit { container_id: "c1".into(), id: "e".into(), ..Default::default() };
+        let labels = [("a.b".to_owned(), "x".to_owned())].into();
+        let image = images::ImageCreate { name: "i".into(), labels };
+        let matches = |event: prost_types::Any, filter: &str| {
+            let event = convert::from_any(event);
+            let envelope = Envelope { topic: "/x".into(), event, ..Envelope::default() };
+            Filters::parse(&[filter]).unwrap().matches(&Open(&envelope))
+        };
+        for filter in ["event.container_id==c1", "event.id==e", "topic==/x,event.container_id"] {
+            assert!(matches(any::pack(&exit), filter), "{filter}");
+        }
+        assert!(matches(any::pack(&image), "event.name==i,event.labels.\"a.b\"==x"));
+        for filter in ["event.container_id==c2", "event.nope", "event"] {
+            assert!(!matches(any::pack(&exit), filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_described_by_their_topic() {
+        let found = describe(&Envelope { topic: "/moby/health".into(), ..Envelope::default() });
+        assert_eq!((found.kind.as_str(), found.action.as_str()), ("moby", "health"));
+        let garbage = gantry_core::Any {
+            type_url: "containerd.events.TaskExit".into(),
+            value: vec![0xff; 7],
+        };
+        let envelope = Envelope { topic: "/x".into(), event: garbage, ..Envelope::default() };
+        let found = describe(&envelope);
+        assert_eq!((found.kind.as_str(), found.action.as_str(), found.id.as_str()), ("x", "", ""));
+    }
+}
