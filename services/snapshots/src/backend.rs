@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use gantry_core::snapshots::Kind;
 use gantry_core::{Mount, Result};
 
+use crate::idmap::IdMap;
+
 /// What distinguishes one snapshotter from another: how a directory becomes
 /// a file system over its parents. Everything else is
 /// [`Directories`](crate::directories::Directories).
@@ -35,6 +37,8 @@ pub(crate) struct Place<'a> {
     /// Content directories (`snapshots/N/fs`) of what lies below, the
     /// nearest first.
     pub(crate) below: &'a [PathBuf],
+    /// How its container's owners are shifted.
+    pub(crate) ids: Option<&'a IdMap>,
 }
 
 impl Place<'_> {

@@ -8,21 +8,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gantry_core::content::LabelMask;
-use gantry_core::db::{Database, Durability, blocking, write_blocking};
+use gantry_core::db::{Database, Durability, Transaction, blocking, write_blocking};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
 use gantry_core::snapshots::{Info, Kind, Snapshotter, Usage};
-use gantry_core::{Context, Error, Labels, Mount, Result, labels};
+use gantry_core::{Context, Error, Labels, Mount, Result, faults, labels};
 use gantry_ttrpc::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use gantry_ttrpc::{any, convert};
 
-use crate::Options;
 use crate::backend::{Backend, CONTENT, Place};
 use crate::flush::Flush;
+use crate::idmap::IdMap;
 use crate::numbers::Numbers;
 use crate::store::{self, Commit, Record, Store};
 use crate::trash::Trash;
 use crate::usage::measure;
+use crate::{Options, SNAPSHOT_REF};
 
 /// The most layers that the kernel stacks (`OVL_MAX_STACK`).
 const MAX_LAYERS: usize = 500;
@@ -35,7 +36,7 @@ struct Inner<B> {
     backend: B,
     /// `…/snapshots`.
     root: PathBuf,
-    store: Store,
+    store: Store<'static>,
     db: Arc<dyn Database>,
     events: Arc<dyn Events>,
     numbers: Numbers,
@@ -90,6 +91,7 @@ impl<B: Backend> Directories<B> {
     ) -> Result<Vec<Mount>> {
         store::validate_name(key)?;
         labels::validate_all(&labels)?;
+        IdMap::of(&labels)?;
         let (ctx, key, parent) = (ctx.clone(), key.to_owned(), parent.map(str::to_owned));
         self.blocking(move |inner| {
             inner.make(&ctx, kind, (&key, parent.as_deref()), labels, durability)
@@ -112,6 +114,7 @@ impl<B: Backend> Snapshotter for Directories<B> {
         labels: Labels,
         mask: LabelMask,
     ) -> Result<Info> {
+        store::validate_name(key)?;
         labels::validate_all(&labels)?;
         let (ctx, key) = (ctx.clone(), key.to_owned());
         self.blocking(move |inner| {
@@ -139,10 +142,7 @@ impl<B: Backend> Snapshotter for Directories<B> {
         self.blocking(move |inner| {
             let record = inner.get(&ctx, &key)?;
             if record.info.kind == Kind::Committed {
-                return Err(Error::failed_precondition(format!(
-                    "snapshot {key} is committed and has no mounts: prepare or view one on it: \
-                     failed precondition"
-                )));
+                return Err(store::no_mounts(&key));
             }
             Ok(inner.mounts(&record))
         })
@@ -204,6 +204,23 @@ impl<B: Backend> Snapshotter for Directories<B> {
         self.blocking(move |inner| inner.remove(&ctx, &key, durability)).await
     }
 
+    fn forget(&self, tx: &mut dyn Transaction, ctx: &Context, key: &str) -> Result<u64> {
+        self.0.store.remove(tx, ctx, key).map(|record| record.number)
+    }
+
+    async fn release(&self, ctx: &Context, forgotten: Vec<(String, u64)>) {
+        let ctx = ctx.clone();
+        let done = self.blocking(move |inner| {
+            for (key, number) in forgotten {
+                inner.removed(&ctx, &key, number);
+            }
+            Ok(())
+        });
+        if let Err(err) = done.await {
+            tracing::warn!(error = %err, "let collected snapshots go");
+        }
+    }
+
     fn supports_late_parent(&self) -> bool {
         B::LATE_PARENT
     }
@@ -236,15 +253,18 @@ impl<B: Backend> Inner<B> {
     fn with_place<R>(
         &self,
         (kind, number, below): (Kind, u64, &[u64]),
+        ids: Option<&IdMap>,
         body: impl FnOnce(&Place<'_>) -> R,
     ) -> R {
         let below: Vec<PathBuf> = below.iter().map(|n| self.content(*n)).collect();
-        body(&Place { kind, dir: &self.dir(number), below: &below })
+        body(&Place { kind, dir: &self.dir(number), below: &below, ids })
     }
 
     fn mounts(&self, record: &Record) -> Vec<Mount> {
         let place = (record.info.kind, record.number, record.below.as_slice());
-        self.with_place(place, |place| self.backend.mounts(place))
+        // They were right when it was prepared; who has spoilt them since gets none.
+        let ids = IdMap::of(&record.info.labels).ok().flatten();
+        self.with_place(place, ids.as_ref(), |place| self.backend.mounts(place))
     }
 
     /// Makes a directory and then its record: whoever sees the record finds
@@ -257,11 +277,7 @@ impl<B: Backend> Inner<B> {
         labels: Labels,
         durability: Durability,
     ) -> Result<Vec<Mount>> {
-        match self.get(ctx, key) {
-            Ok(_) => return Err(store::taken(key)),
-            Err(err) if err.is_not_found() => {}
-            Err(err) => return Err(err),
-        }
+        self.check_free(ctx, key, labels.get(SNAPSHOT_REF))?;
         let parent = parent.map(|name| self.whole(ctx, name)).transpose()?;
         let parent = parent.as_ref().map(store::committed).transpose()?;
         let record = Record::new(kind, key, self.numbers.next(&*self.db)?, parent, labels);
@@ -273,17 +289,41 @@ impl<B: Backend> Inner<B> {
             self.throw(record.number);
             return Err(err);
         }
-        let parent = record.info.parent.clone().unwrap_or_default();
-        let event = SnapshotPrepare { key: key.into(), parent, snapshotter: B::NAME.into() };
-        self.publish(ctx, "/snapshot/prepare", any::pack(&event));
+        if kind == Kind::Active {
+            let parent = record.info.parent.clone().unwrap_or_default();
+            let event = SnapshotPrepare { key: key.into(), parent, snapshotter: B::NAME.into() };
+            self.publish(ctx, "/snapshot/prepare", any::pack(&event));
+        }
         Ok(self.mounts(&record))
+    }
+
+    /// Refuses a key that is taken, and the making of a `target` that is there. Either is
+    /// held by the request's lease from then on: who asked for it wants to use it.
+    fn check_free(&self, ctx: &Context, key: &str, target: Option<&String>) -> Result<()> {
+        let refuse = |name: &str, err: Error| {
+            let found = write_blocking(&*self.db, Durability::Sync, &mut |tx| {
+                self.store.refuse(tx, ctx, name)
+            })?;
+            found.map_or(Ok(()), |_| Err(err))
+        };
+        if let Some(target) = target
+            && self.whole(ctx, target).is_ok_and(|found| found.info.kind == Kind::Committed)
+        {
+            refuse(target, store::target_exists(target))?;
+        }
+        match self.get(ctx, key) {
+            Ok(_) => refuse(key, store::taken(key)),
+            Err(err) if err.is_not_found() => Ok(()),
+            Err(err) => Err(err),
+        }
     }
 
     fn make_directory(&self, record: &Record) -> Result<()> {
         let dir = self.dir(record.number);
         private_dir(&dir).map_err(|err| Error::io(format!("make directory {dir:?}"), err))?;
         let place = (record.info.kind, record.number, record.below.as_slice());
-        self.with_place(place, |place| self.backend.create(place))
+        let ids = IdMap::of(&record.info.labels)?;
+        self.with_place(place, ids.as_ref(), |place| self.backend.create(place))
     }
 
     fn commit(
@@ -309,7 +349,7 @@ impl<B: Backend> Inner<B> {
                 self.adopt(ctx, &active, &given)?;
                 Some(given)
             }
-            (Some(given), own) => return Err(wrong_parent(key, &given, own.as_deref())),
+            (Some(given), own) => return Err(store::wrong_parent(key, &given, own.as_deref())),
         };
         // The record promises the content: that goes to the disk first.
         self.flush.run()?;
@@ -317,7 +357,8 @@ impl<B: Backend> Inner<B> {
             return self.restore(ctx, &active, &lost, parent.as_deref());
         }
         let usage = measure(&self.content(active.number))?;
-        let commit = Commit { key, name, parent: parent.as_deref(), labels, usage };
+        let parent = parent.as_deref();
+        let commit = Commit { key, name, parent, labels, usage, backing: None };
         write_blocking(&*self.db, Durability::Sync, &mut |tx| self.store.commit(tx, ctx, &commit))?;
         let (key, name) = (key.to_owned(), name.to_owned());
         let event = SnapshotCommit { key, name, snapshotter: B::NAME.into() };
@@ -330,16 +371,21 @@ impl<B: Backend> Inner<B> {
         let below = store::below(Some(store::committed(&parent)?));
         check_height(&active.info.name, below.len())?;
         let place = (Kind::Active, active.number, below.as_slice());
-        self.with_place(place, |place| self.backend.adopt(place))
+        self.with_place(place, None, |place| self.backend.adopt(place))
     }
 
     fn remove(&self, ctx: &Context, key: &str, durability: Durability) -> Result<()> {
         let record =
             write_blocking(&*self.db, durability, &mut |tx| self.store.remove(tx, ctx, key))?;
-        self.throw(record.number);
+        self.removed(ctx, key, record.number);
+        Ok(())
+    }
+
+    /// Lets the files of a removed snapshot go, and tells of it.
+    fn removed(&self, ctx: &Context, key: &str, number: u64) {
+        self.throw(number);
         let event = SnapshotRemove { key: key.into(), snapshotter: B::NAME.into() };
         self.publish(ctx, "/snapshot/remove", any::pack(&event));
-        Ok(())
     }
 
     /// Lets a directory go that has no record. A failure is not the
@@ -367,23 +413,11 @@ fn check_height(key: &str, below: usize) -> Result<()> {
     )))
 }
 
-fn wrong_parent(key: &str, given: &str, own: Option<&str>) -> Error {
-    Error::failed_precondition(match own {
-        Some(own) => {
-            format!("snapshot {key} was prepared on {own}, not on {given}: failed precondition")
-        }
-        None => format!(
-            "snapshot {key} was prepared without a parent and can't be put on {given} any more: \
-             prepare it on its parent: failed precondition"
-        ),
-    })
-}
-
 /// Makes the directory of all snapshots, which nobody else looks into.
 fn make_root(root: &Path) -> Result<()> {
     let above = root.parent().unwrap_or(root);
     let made = match above.parent() {
-        Some(top) => fs::create_dir_all(top),
+        Some(top) => faults::around("make the directory above", || fs::create_dir_all(top)),
         None => Ok(()),
     };
     made.and_then(|()| private_dir(above))
@@ -394,7 +428,8 @@ fn make_root(root: &Path) -> Result<()> {
 /// A directory of mode 0700; one that is there is fine.
 fn private_dir(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
+    let make = || fs::DirBuilder::new().mode(0o700).create(dir);
+    match faults::around("make a snapshot's directory", make) {
         Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }

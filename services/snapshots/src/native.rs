@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use gantry_core::snapshots::Kind;
-use gantry_core::{Error, Mount, Result};
+use gantry_core::{Error, Mount, Result, faults};
 
 use crate::backend::{Backend, Place};
 use crate::copy::copy_tree;
@@ -21,9 +21,12 @@ impl Backend for Native {
 
     fn create(&self, place: &Place<'_>) -> Result<()> {
         let content = place.content();
-        let made = fs::create_dir(&content)
-            .and_then(|()| fs::set_permissions(&content, fs::Permissions::from_mode(0o755)));
-        made.map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
+        let make = || {
+            fs::create_dir(&content)?;
+            fs::set_permissions(&content, fs::Permissions::from_mode(0o755))
+        };
+        faults::around("make the files' directory of a snapshot", make)
+            .map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
         match place.below.first() {
             Some(parent) if place.kind == Kind::Active => copy_tree(parent, &content),
             _ => Ok(()),

@@ -14,14 +14,14 @@ const BLOCK: u64 = 1000;
 /// is given twice, after a power loss neither: they are reserved durably, in
 /// blocks, so that giving one out costs nothing.
 pub(crate) struct Numbers {
-    snapshotter: &'static str,
+    snapshotter: String,
     /// What is left of the reserved block. Held only to take a number.
     left: Mutex<Range<u64>>,
 }
 
 impl Numbers {
-    pub(crate) fn new(snapshotter: &'static str) -> Self {
-        Self { snapshotter, left: Mutex::new(0..0) }
+    pub(crate) fn new(snapshotter: &str) -> Self {
+        Self { snapshotter: snapshotter.to_owned(), left: Mutex::new(0..0) }
     }
 
     /// A new number. Blocks when a block is used up.
@@ -30,8 +30,8 @@ impl Numbers {
             return Ok(number);
         }
         let start = write_blocking(db, Durability::Sync, &mut |tx| {
-            let start = NUMBERS.lock(tx, GLOBAL, self.snapshotter)?.unwrap_or(1);
-            NUMBERS.put(tx, GLOBAL, self.snapshotter, &(start + BLOCK))?;
+            let start = NUMBERS.lock(tx, GLOBAL, &self.snapshotter)?.unwrap_or(1);
+            NUMBERS.put(tx, GLOBAL, &self.snapshotter, &(start + BLOCK))?;
             Ok(start)
         })?;
         // Two threads may reserve at once; what is left of the block that is

@@ -5,9 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use gantry_core::snapshots::Kind;
-use gantry_core::{Error, Mount, Result};
+use gantry_core::{Error, Mount, Result, faults};
 
 use crate::backend::{Backend, Place};
+use crate::idmap::{self, IdMap};
 
 pub(crate) const NAME: &str = "overlayfs";
 
@@ -15,6 +16,8 @@ pub(crate) const NAME: &str = "overlayfs";
 pub(crate) struct Overlayfs {
     /// Options that every overlay mount has on this system.
     common: Vec<String>,
+    /// Whether mounts say how owners are shifted.
+    remap_ids: bool,
 }
 
 impl Overlayfs {
@@ -31,7 +34,19 @@ impl Overlayfs {
         if !whole && !map.is_empty() {
             common.push("userxattr".to_owned());
         }
-        Self { common }
+        Self { common, remap_ids: idmap::is_supported() }
+    }
+
+    /// What mount options come first.
+    fn shifts(&self, place: &Place<'_>) -> Vec<String> {
+        let ids = place.ids.filter(|_| self.remap_ids);
+        ids.map(|ids| ids.options().to_vec()).unwrap_or_default()
+    }
+
+    fn bind(&self, place: &Place<'_>, source: &Path) -> Mount {
+        let mut mount = place.bind(source);
+        mount.options.splice(0..0, self.shifts(place));
+        mount
     }
 
     fn overlay(&self, options: Vec<String>) -> Mount {
@@ -46,14 +61,20 @@ impl Backend for Overlayfs {
 
     fn create(&self, place: &Place<'_>) -> Result<()> {
         let content = place.content();
-        let made = fs::create_dir(&content).and_then(|()| {
+        let make = || {
+            fs::create_dir(&content)?;
             if place.kind == Kind::Active { fs::create_dir(place.dir.join("work")) } else { Ok(()) }
-        });
-        made.map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
+        };
+        faults::around("make the upper directory of a snapshot", make)
+            .map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
         match place.below.first() {
-            Some(parent) => inherit(parent, &content),
-            None => set_mode(&content, 0o755),
+            Some(parent) => inherit(parent, &content)?,
+            None => set_mode(&content, 0o755)?,
         }
+        // What is written is never shifted: the container's root needs its own directory.
+        let Some((user, group)) = place.ids.map(IdMap::root) else { return Ok(()) };
+        chown(&content, Some(user), Some(group))
+            .map_err(|err| Error::io(format!("set owner of {content:?}"), err))
     }
 
     fn mounts(&self, place: &Place<'_>) -> Vec<Mount> {
@@ -62,14 +83,18 @@ impl Backend for Overlayfs {
             format!("lowerdir={}", dirs.join(":"))
         };
         vec![match (place.kind, place.below) {
-            (_, []) => place.bind(&place.content()),
-            (Kind::Active, _) => self.overlay(vec![
-                format!("workdir={}", place.dir.join("work").to_string_lossy()),
-                format!("upperdir={}", place.content().to_string_lossy()),
-                lower(),
-            ]),
-            (_, [only]) => place.bind(only),
-            (..) => self.overlay(vec![lower()]),
+            (_, []) => self.bind(place, &place.content()),
+            (Kind::Active, _) => {
+                let mut options = self.shifts(place);
+                options.extend([
+                    format!("workdir={}", place.dir.join("work").to_string_lossy()),
+                    format!("upperdir={}", place.content().to_string_lossy()),
+                    lower(),
+                ]);
+                self.overlay(options)
+            }
+            (_, [only]) => self.bind(place, only),
+            (..) => self.overlay([self.shifts(place), vec![lower()]].concat()),
         }]
     }
 
@@ -100,4 +125,38 @@ fn inherit(parent: &Path, content: &Path) -> Result<()> {
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .map_err(|err| Error::io(format!("set mode of {path:?}"), err))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use gantry_core::Labels;
+
+    #[test]
+    fn owners_are_shifted_where_labels_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let labels: Labels = [
+            ("containerd.io/snapshot/uidmapping", "0:100000:65536"),
+            ("containerd.io/snapshot/gidmapping", "0:200000:65536"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
+        let ids = IdMap::of(&labels).unwrap();
+        let lower = dir.path().join("lower");
+        fs::create_dir(&lower).unwrap();
+        let below: Vec<PathBuf> = vec![lower];
+        let place = Place { kind: Kind::Active, dir: dir.path(), below: &below, ids: ids.as_ref() };
+        let overlay = Overlayfs { common: Vec::new(), remap_ids: true };
+        overlay.create(&place).unwrap();
+        let made = fs::metadata(place.content()).unwrap();
+        assert_eq!((made.uid(), made.gid()), (100_000, 200_000));
+        let shifts = ["uidmap=0:100000:65536", "gidmap=0:200000:65536"];
+        assert_eq!(overlay.mounts(&place)[0].options[..2], shifts);
+        let view = Place { kind: Kind::View, ..place };
+        assert_eq!(overlay.mounts(&view)[0].options[..3], [shifts[0], shifts[1], "ro"]);
+        let plain = Overlayfs { common: Vec::new(), remap_ids: false };
+        assert_eq!(plain.mounts(&view)[0].options, ["ro", "rbind"]);
+    }
 }

@@ -30,6 +30,41 @@ pub(crate) struct Record {
     pub(crate) below: Vec<u64>,
     /// As measured at commit.
     pub(crate) usage: Usage,
+    /// Where a snapshot lies whose files another program keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backing: Option<Backing>,
+}
+
+/// What a snapshot is to the program that keeps its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Backing {
+    /// Its key or name there.
+    pub(crate) name: String,
+    /// A commit that may have been done there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) committing: Option<Committing>,
+}
+
+impl Backing {
+    pub(crate) fn new(name: String) -> Self {
+        Self { name, committing: None }
+    }
+}
+
+/// A commit that has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Committing {
+    /// The name that it gets there.
+    pub(crate) backing: String,
+    /// The name that it gets here.
+    pub(crate) name: String,
+    /// Its parent here.
+    pub(crate) parent: Option<String>,
+    /// Its labels here.
+    pub(crate) labels: Labels,
+    /// Whether there is a record of the name whose files are lost: it gets these.
+    #[serde(default)]
+    pub(crate) restores: bool,
 }
 
 impl Record {
@@ -50,7 +85,7 @@ impl Record {
             updated_at: now,
             labels,
         };
-        Self { info, number, below: below(parent), usage: Usage::default() }
+        Self { info, number, below: below(parent), usage: Usage::default(), backing: None }
     }
 }
 
@@ -69,15 +104,17 @@ pub(crate) struct Commit<'a> {
     pub(crate) parent: Option<&'a str>,
     pub(crate) labels: &'a Labels,
     pub(crate) usage: Usage,
+    /// For one that another program keeps.
+    pub(crate) backing: Option<Backing>,
 }
 
 /// Reads and writes records of one snapshotter.
 #[derive(Clone, Copy)]
-pub(crate) struct Store {
-    pub(crate) snapshotter: &'static str,
+pub(crate) struct Store<'a> {
+    pub(crate) snapshotter: &'a str,
 }
 
-impl Store {
+impl Store<'_> {
     fn row(self, name: &str) -> String {
         format!("{}\x01{name}", self.snapshotter)
     }
@@ -177,6 +214,20 @@ impl Store {
         self.hold(tx, ctx, key)
     }
 
+    /// Holds a snapshot that is there by the request's lease, and says that it is.
+    pub(crate) fn refuse(
+        self,
+        tx: &mut dyn Transaction,
+        ctx: &Context,
+        name: &str,
+    ) -> Result<Option<Record>> {
+        let found = self.lock(tx, &ctx.namespace, &[name])?.remove(name);
+        if found.is_some() {
+            self.hold(tx, ctx, name)?;
+        }
+        Ok(found)
+    }
+
     /// Turns an active record into a committed one.
     pub(crate) fn commit(
         self,
@@ -198,6 +249,7 @@ impl Store {
         let mut record =
             Record::new(Kind::Committed, commit.name, active.number, parent, commit.labels.clone());
         record.usage = commit.usage;
+        record.backing.clone_from(&commit.backing);
         self.delete(tx, ctx, active)?;
         self.put(tx, ctx, &record)?;
         if let Some(lease) = &ctx.lease {
@@ -205,6 +257,20 @@ impl Store {
             LEASE_RESOURCES.delete(tx, ctx.namespace.as_str(), &former)?;
         }
         self.hold(tx, ctx, commit.name)
+    }
+
+    /// Writes down where an active snapshot lies, or is going to.
+    pub(crate) fn back(
+        self,
+        tx: &mut dyn Transaction,
+        ctx: &Context,
+        name: &str,
+        backing: &Backing,
+    ) -> Result<()> {
+        let mut found = self.lock(tx, &ctx.namespace, &[name])?;
+        let mut record = found.remove(name).ok_or_else(|| missing(name))?;
+        record.backing = Some(backing.clone());
+        RECORDS.put(tx, ctx.namespace.as_str(), &self.row(name), &record)
     }
 
     /// Deletes a record that nothing lies on.
@@ -287,10 +353,35 @@ pub(crate) fn require_active(record: &Record) -> Result<()> {
     )))
 }
 
+/// What a client is told that wants to mount a committed snapshot.
+pub(crate) fn no_mounts(key: &str) -> Error {
+    Error::failed_precondition(format!(
+        "snapshot {key} is committed and has no mounts: prepare or view one on it: \
+         failed precondition"
+    ))
+}
+
+pub(crate) fn wrong_parent(key: &str, given: &str, own: Option<&str>) -> Error {
+    Error::failed_precondition(match own {
+        Some(own) => {
+            format!("snapshot {key} was prepared on {own}, not on {given}: failed precondition")
+        }
+        None => format!(
+            "snapshot {key} was prepared without a parent and can't be put on {given} any more: \
+             prepare it on its parent: failed precondition"
+        ),
+    })
+}
+
+/// What a client is told that wants to make what is there already, so that it need not.
+pub(crate) fn target_exists(target: &str) -> Error {
+    Error::already_exists(format!("target snapshot {target:?}: already exists"))
+}
+
 pub(crate) fn taken(name: &str) -> Error {
     Error::already_exists(format!("snapshot {name}: already exists"))
 }
 
-fn missing(name: &str) -> Error {
+pub(crate) fn missing(name: &str) -> Error {
     Error::not_found(format!("snapshot {name} does not exist: not found"))
 }

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod mounting;
+mod proxied;
 mod recovery;
 
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ macro_rules! all {
                 labels_change_alone children_hold_their_parent lists_are_filtered
                 namespaces_do_not_see_each_other what_is_made_is_held_by_the_lease
                 bad_names_are_refused usage_is_measured prepare_and_remove_race a_late_parent
-                events_tell towers_are_bounded
+                events_tell towers_are_bounded targets_that_are_there_are_told
             }
             mounting {
                 layers_show_through deletions_hide views_are_read_only the_root_directory_inherits
@@ -54,6 +55,25 @@ macro_rules! all {
 
 all!(overlayfs);
 all!(native);
+conformance! {
+    proxy:
+    lifecycle {
+        a_layer_becomes_a_snapshot names_are_taken_once parents_must_be_committed
+        labels_change_alone children_hold_their_parent lists_are_filtered
+        namespaces_do_not_see_each_other what_is_made_is_held_by_the_lease
+        bad_names_are_refused usage_is_measured prepare_and_remove_race a_late_parent
+        events_tell towers_are_bounded targets_that_are_there_are_told
+    }
+    mounting {
+        layers_show_through deletions_hide views_are_read_only the_root_directory_inherits
+    }
+    recovery { everything_is_there_after_a_restart }
+    proxied {
+        a_dead_program_is_named what_has_no_record_goes a_commit_is_finished_after_a_crash
+        remote_snapshots_are_adopted remote_snapshots_are_shared lost_files_are_healed
+        names_do_not_clash
+    }
+}
 
 /// Takes events down.
 #[derive(Default)]
@@ -82,15 +102,21 @@ struct Fixture {
     events: Arc<Recorder>,
     snapshotter: Arc<dyn Snapshotter>,
     ctx: Context,
+    /// The program behind a proxy.
+    program: Option<proxied::Program>,
 }
 
 impl Fixture {
     async fn new(name: &'static str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let (db, events) = (MemoryDatabase::new(), Arc::new(Recorder::default()));
+        let program = match name {
+            "proxy" => Some(proxied::Program::start(root.path()).await),
+            _ => None,
+        };
         let snapshotter = open(name, root.path(), &db, &events).await;
         let ctx = Context::new(Namespace::new("testing").unwrap());
-        Self { name, root, db, events, snapshotter, ctx }
+        Self { name, root, db, events, snapshotter, ctx, program }
     }
 
     /// The same after a restart.
@@ -99,7 +125,8 @@ impl Fixture {
     }
 
     fn dir(&self) -> PathBuf {
-        let name = format!("io.containerd.snapshotter.v1.{}", self.name);
+        let name = if self.program.is_some() { "native" } else { self.name };
+        let name = format!("io.containerd.snapshotter.v1.{name}");
         self.root.path().join(name).join("snapshots")
     }
 
@@ -136,6 +163,9 @@ async fn open(
     events: &Arc<Recorder>,
 ) -> Arc<dyn Snapshotter> {
     let (root, db, events) = (root.to_owned(), db.shared(), Arc::clone(events));
+    if name == "proxy" {
+        return Arc::new(proxied::open(&root, db, events).await);
+    }
     crate::open(name, crate::Options { root, db, events }).await.unwrap()
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use gantry_core::{Error, Result};
+use gantry_core::{Error, Result, faults};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat,
 };
@@ -57,7 +57,8 @@ impl Trash {
         let from = self.root.join(name);
         let mut to = self.root.join(format!("{PREFIX}{name}"));
         for attempt in 0..u32::MAX {
-            match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+            let rename = || renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE);
+            match faults::around("put a snapshot's directory away", rename) {
                 Ok(()) => break,
                 Err(Errno::NOENT) => return Ok(()),
                 // A former one of this name that could not be deleted.
@@ -210,7 +211,8 @@ impl Deep<'_> {
                 self.count += 1;
                 let mut to = self.base.clone().into_os_string();
                 to.push(format!("-deep-{}", self.count));
-                renameat_with(dir, name, self.root, &to, RenameFlags::NOREPLACE)?;
+                let rename = || renameat_with(dir, name, self.root, &to, RenameFlags::NOREPLACE);
+                faults::around("move a deep directory up", rename)?;
                 self.moved.push(to.into());
             }
         }

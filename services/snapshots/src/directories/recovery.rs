@@ -5,7 +5,7 @@ use std::fs;
 
 use gantry_core::db::{Durability, write_blocking};
 use gantry_core::snapshots::Kind;
-use gantry_core::{Context, Error, Result};
+use gantry_core::{Context, Error, Result, faults};
 
 use super::Inner;
 use crate::backend::Backend;
@@ -49,7 +49,7 @@ impl<B: Backend> Inner<B> {
         }
         self.throw(lost.number);
         let (from, to) = (self.dir(active.number), self.dir(lost.number));
-        match fs::rename(&from, &to) {
+        match faults::around("give a snapshot its files back", || fs::rename(&from, &to)) {
             // Somebody else was faster.
             Err(err) if err.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
                 return Err(store::taken(name));

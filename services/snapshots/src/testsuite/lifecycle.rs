@@ -92,10 +92,10 @@ pub(super) async fn labels_change_alone(f: Fixture) {
         ErrorKind::InvalidArgument
     );
     assert_eq!(kind(s.prepare(&f.ctx, "b", None, long).await), ErrorKind::InvalidArgument);
-    assert_eq!(
-        kind(s.update(&f.ctx, "b", Labels::new(), LabelMask::All).await),
-        ErrorKind::NotFound
-    );
+    for (name, expected) in [("b", ErrorKind::NotFound), ("", ErrorKind::InvalidArgument)] {
+        let refused = s.update(&f.ctx, name, Labels::new(), LabelMask::All).await;
+        assert_eq!(kind(refused), expected);
+    }
 }
 
 pub(super) async fn children_hold_their_parent(f: Fixture) {
@@ -286,4 +286,23 @@ pub(super) async fn towers_are_bounded(f: Fixture) {
     assert_eq!(err.kind(), ErrorKind::FailedPrecondition);
     assert!(err.to_string().contains("500"), "{err}");
     assert_eq!(f.names().await.len(), 501);
+}
+
+pub(super) async fn targets_that_are_there_are_told(f: Fixture) {
+    let ns = f.ctx.namespace.as_str();
+    let lease = Lease { id: "l".into(), created_at: Timestamp::now(), labels: Labels::new() };
+    write_blocking(&f.db, Durability::Sync, &mut |tx| LEASES.put(tx, ns, "l", &lease)).unwrap();
+    let ctx = f.ctx.clone().with_lease("l");
+    let target = labels(&[("containerd.io/snapshot.ref", "top")]);
+    f.snapshotter.prepare(&f.ctx, "a", None, target.clone()).await.unwrap();
+    // Not committed yet: two may make it at once.
+    f.snapshotter.prepare(&f.ctx, "b", None, target.clone()).await.unwrap();
+    f.commit("top", "a").await.unwrap();
+    let told = f.snapshotter.prepare(&ctx, "c", None, target.clone()).await;
+    assert_eq!(kind(told), ErrorKind::AlreadyExists);
+    assert_eq!(f.names().await, ["b", "top"]);
+    let held = LEASE_RESOURCES.list(&f.db, ns).unwrap();
+    assert_eq!(held.iter().map(|(_, r)| r.id.as_str()).collect::<Vec<_>>(), ["top"]);
+    let other = Context::new(Namespace::new("other").unwrap());
+    f.snapshotter.prepare(&other, "c", None, target).await.unwrap();
 }
