@@ -1,4 +1,4 @@
-//! How images are pulled.
+//! How images are transferred.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +9,14 @@ use crate::reference::split_port;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Registries (`host` or `host:port`) that are spoken to in plain HTTP.
-    /// Loopback hosts always are.
+    /// Loopback hosts are as well, on ports other than that of HTTPS, unless
+    /// something about TLS is configured for them.
     pub plain_http: Vec<String>,
     /// Directory of Docker's `config.json`, which holds credentials; `None`
     /// for no credentials.
     pub docker_config: Option<PathBuf>,
+    /// Directory of `hosts.toml` files by registry; `None` for none.
+    pub hosts: Option<PathBuf>,
     /// Layers that are fetched and unpacked at the same time, per pull.
     pub concurrency: usize,
     /// Longest wait for a connection.
@@ -39,6 +42,7 @@ impl Default for Config {
         Self {
             plain_http: Vec::new(),
             docker_config: None,
+            hosts: None,
             concurrency: 4,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
@@ -55,8 +59,9 @@ impl Default for Config {
 impl Config {
     /// Whether this registry is spoken to in plain HTTP.
     pub(crate) fn is_plain(&self, host: &str) -> bool {
-        let name = split_port(host).0;
-        is_loopback(name) || self.plain_http.iter().any(|h| h == host || h == name)
+        let (name, port) = split_port(host);
+        let local = is_loopback(name) && !matches!(port, None | Some("443"));
+        local || self.plain_http.iter().any(|h| h == host || h == name)
     }
 
     /// The wait before attempt number `attempt` (the first is 0).
@@ -69,7 +74,8 @@ impl Config {
 /// Longest wait between attempts.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-fn is_loopback(name: &str) -> bool {
+/// Whether a host without its port is this machine.
+pub(crate) fn is_loopback(name: &str) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -83,12 +89,13 @@ mod tests {
     fn where_http_is_plain() {
         let config =
             Config { plain_http: vec!["a.b:5000".into(), "c.d".into()], ..Config::default() };
-        for host in ["localhost", "localhost:1", "127.0.0.1:1", "127.9.9.9", "[::1]:1", "[::1]"] {
+        for host in ["localhost:80", "localhost:1", "127.0.0.1:1", "127.9.9.9:8", "[::1]:1"] {
             assert!(config.is_plain(host), "{host}");
         }
         assert!(config.is_plain("a.b:5000"));
         assert!(config.is_plain("c.d:1"));
-        for host in ["a.b", "a.b:5001", "128.0.0.1", "localhost.evil.com", "[::2]"] {
+        let others = ["a.b", "a.b:5001", "128.0.0.1:1", "localhost.evil.com:1", "[::2]:1"];
+        for host in others.into_iter().chain(["localhost", "127.0.0.1:443", "[::1]"]) {
             assert!(!config.is_plain(host), "{host}");
         }
     }

@@ -27,6 +27,8 @@ pub(crate) enum Credentials {
     Basic(String, String),
     /// A token to be exchanged for access tokens.
     Identity(String),
+    /// The value of the header `Authorization` itself.
+    Header(String),
 }
 
 impl std::fmt::Debug for Credentials {
@@ -35,6 +37,7 @@ impl std::fmt::Debug for Credentials {
             Credentials::Anonymous => "Anonymous",
             Credentials::Basic(..) => "Basic(…)",
             Credentials::Identity(_) => "Identity(…)",
+            Credentials::Header(_) => "Header(…)",
         })
     }
 }

@@ -4,15 +4,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_core::{
-    Descriptor, Digest, Error, Kind, Labels, Platform, Result, chain_id, labels, media_type,
+    Descriptor, Digest, Error, Labels, Platform, Result, chain_id, labels, media_type,
 };
 use serde::Deserialize;
+
+use crate::unfit::Unfit;
 
 /// Manifest of Docker's first schema, unsigned and signed.
 const SCHEMA_1: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 ];
+
+/// Whether this names a layer that registries need not have.
+pub(crate) fn is_foreign(media_type: &str) -> bool {
+    media_type.contains("foreign") || media_type.contains("nondistributable")
+}
 
 /// A document that an image consists of.
 #[derive(Clone, Debug)]
@@ -174,7 +181,8 @@ impl ImageParts {
     /// Puts a manifest and its configuration together.
     ///
     /// # Errors
-    /// `InvalidArgument` when they do not fit, `FailedPrecondition` for something that is not an image.
+    /// `InvalidArgument` when they do not fit, `FailedPrecondition` that is [`Unfit`] for
+    /// another operating system.
     pub(crate) fn new(
         manifest: Descriptor,
         config_descriptor: Descriptor,
@@ -192,10 +200,10 @@ impl ImageParts {
             os_version: None,
         });
         if !matches!(platform.os.as_str(), "" | "linux") {
-            return Err(Error::failed_precondition(format!(
+            return Err(Unfit::mark(Error::failed_precondition(format!(
                 "image operating system {:?} cannot be used on this platform",
                 platform.os
-            )));
+            ))));
         }
         let diff_ids = parsed.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
         if diff_ids.len() != blobs.len() {
@@ -229,7 +237,8 @@ impl ImageParts {
 /// Checks before anything of an image is fetched that it is one, and within bounds.
 ///
 /// # Errors
-/// `FailedPrecondition` for something else, `ResourceExhausted` for too many layers.
+/// `FailedPrecondition` and `Unimplemented` that are [`Unfit`] for something else,
+/// `ResourceExhausted` for too many layers.
 pub(crate) fn check_manifest(
     config: &Descriptor,
     layers: &[Descriptor],
@@ -238,10 +247,10 @@ pub(crate) fn check_manifest(
     // Early clients of Docker's second schema left the type open.
     let image = [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG, "application/octet-stream"];
     if !image.contains(&config.media_type.as_str()) {
-        return Err(Error::failed_precondition(format!(
+        return Err(Unfit::mark(Error::failed_precondition(format!(
             "not a container image, but something of type {:?}",
             config.media_type
-        )));
+        ))));
     }
     if layers.len() > max_layers {
         return Err(Error::resource_exhausted(format!(
@@ -251,10 +260,10 @@ pub(crate) fn check_manifest(
     }
     match layers.iter().find(|layer| !media_type::is_layer(&layer.media_type)) {
         None => Ok(()),
-        Some(layer) => Err(Error::new(
-            Kind::Unimplemented,
-            format!("layer {} is of unknown type {:?}", layer.digest, layer.media_type),
-        )),
+        Some(layer) => Err(Unfit::mark(Error::unimplemented(format!(
+            "layer {} is of unknown type {:?}",
+            layer.digest, layer.media_type
+        )))),
     }
 }
 
@@ -305,6 +314,8 @@ impl PartsCache {
 
 #[cfg(test)]
 mod tests {
+    use gantry_core::Kind;
+
     use super::*;
 
     fn descriptor(kind: &str, text: &str) -> String {

@@ -1,28 +1,25 @@
 //! Content of an image: from the store, or from the registry into the store.
 
+mod body;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use gantry_core::content::{BlobStream, ContentStore, LabelMask, Writer};
-use gantry_core::images::LayerPhase;
 use gantry_core::leases::{Leases, Resource};
-use gantry_core::{Context, Descriptor, Digest, Error, Kind, Labels, Result, labels};
+use gantry_core::{Context, Descriptor, Digest, Error, Kind, Labels, Result};
 use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::document::Document;
 use crate::feed::Feed;
 use crate::flights::{Flight, Flights};
+use crate::hosts::Operation;
 use crate::progress::LayerProgress;
-use crate::reference::Reference;
-use crate::registry::{Failure, Retry, Session};
+use crate::remote::{self, Remote};
 
-/// Bytes that are gathered before they are written.
-const PIECE: usize = 512 << 10;
-/// An attempt that got this many bytes does not count as one in vain.
-const HEADWAY: u64 = 64 << 10;
 /// How often to look whether somebody else's ingest moves.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -47,12 +44,6 @@ pub(crate) struct Fetcher {
     pub(crate) flights: Arc<Flights>,
     /// Where to fetch from; `None` when everything has to be here.
     pub(crate) remote: Option<Remote>,
-}
-
-/// A repository that content comes from.
-pub(crate) struct Remote {
-    pub(crate) session: Session,
-    pub(crate) reference: Reference,
 }
 
 /// A layer's blob.
@@ -86,16 +77,20 @@ impl Fetcher {
     ) -> Result<Document> {
         if let Some(bytes) = self.stored(target).await? {
             let document = Document::parse(&target.media_type, &bytes)?;
-            if self.remote.is_some() {
-                self.hold("content", target.digest.as_str()).await?;
-                self.label(&target.digest, document.reference_labels()).await?;
+            if self.remote.is_none() {
+                return Ok(document);
             }
-            return Ok(document);
+            self.hold("content", target.digest.as_str()).await?;
+            match self.label(&target.digest, document.reference_labels()).await {
+                // It was collected between the look and the hold.
+                Err(err) if err.is_not_found() => {}
+                labelled => return labelled.map(|()| document),
+            }
         }
         let remote = self.remote(target)?;
         let bytes = match known {
             Some(bytes) => bytes,
-            None => remote.session.manifest(&target.digest).await?,
+            None => remote.manifest(&target.digest).await?,
         };
         verify(target, &bytes)?;
         let document = Document::parse(&target.media_type, &bytes)?;
@@ -108,7 +103,7 @@ impl Fetcher {
         if let Some(bytes) = self.stored(target).await? {
             return Ok(bytes);
         }
-        let bytes = self.remote(target)?.session.small_blob(target).await?;
+        let bytes = self.remote(target)?.small_blob(target).await?;
         verify(target, &bytes)?;
         self.store("config", target, bytes.clone(), Labels::new()).await?;
         Ok(bytes)
@@ -192,7 +187,7 @@ impl Fetcher {
     pub(crate) async fn hold(&self, kind: &str, id: &str) -> Result<()> {
         let Some(lease) = &self.ctx.lease else { return Ok(()) };
         let resource = Resource { kind: kind.to_owned(), id: id.to_owned() };
-        self.leases.add_resource(&self.ctx, lease, resource).await
+        self.leases.add_resources(&self.ctx, lease, vec![resource]).await
     }
 
     fn remote(&self, target: &Descriptor) -> Result<&Remote> {
@@ -206,16 +201,7 @@ impl Fetcher {
 
     /// The label that names the repository, next to those that are there.
     fn source_label(&self, present: &Labels) -> Option<(String, String)> {
-        let reference = &self.remote.as_ref()?.reference;
-        let key = format!("{}{}", labels::DISTRIBUTION_SOURCE, reference.hostname());
-        let mut all: Vec<&str> =
-            present.get(&key).map(|v| v.split(',').collect()).unwrap_or_default();
-        all.push(reference.path());
-        all.sort_unstable();
-        all.dedup();
-        let value = all.join(",");
-        // Too many repositories: those that are known will do.
-        labels::validate(&key, &value).ok().map(|()| (key, value))
+        self.remote.as_ref()?.reference.source_label(present)
     }
 
     async fn has(&self, digest: &Digest) -> Result<bool> {
@@ -223,6 +209,14 @@ impl Fetcher {
             Ok(_) => Ok(true),
             Err(err) if err.is_not_found() => Ok(false),
             Err(err) => Err(err),
+        }
+    }
+
+    /// The bytes of a document that has to be here.
+    pub(crate) async fn bytes_of_document(&self, target: &Descriptor) -> Result<Bytes> {
+        match self.read_document(target).await? {
+            Some(bytes) => Ok(bytes),
+            None => Err(Error::not_found(format!("content {}: not found", target.digest))),
         }
     }
 
@@ -256,6 +250,40 @@ impl Fetcher {
             )));
         }
         Ok(Some(all.freeze()))
+    }
+
+    /// Stores a document of ours.
+    pub(crate) async fn store_json(
+        &self,
+        prefix: &str,
+        media_type: &str,
+        document: &impl serde::Serialize,
+    ) -> Result<Descriptor> {
+        let bytes = serde_json::to_vec(document)
+            .map_err(|err| Error::internal("write JSON").with_source(err))?;
+        self.store_document(prefix, media_type, &bytes).await
+    }
+
+    /// Stores a document, and lets it keep what it points at.
+    pub(crate) async fn store_document(
+        &self,
+        prefix: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Descriptor> {
+        let document = Document::parse(media_type, bytes)?;
+        let target = Descriptor {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            annotations: Labels::new(),
+            platform: None,
+            urls: Vec::new(),
+        };
+        let labels = document.reference_labels();
+        self.store(prefix, &target, Bytes::copy_from_slice(bytes), labels).await?;
+        self.hold("content", target.digest.as_str()).await?;
+        Ok(target)
     }
 
     async fn store(
@@ -311,7 +339,7 @@ impl Fetcher {
             Err(err) if err.is_already_exists() => self.label(&blob.digest, labels).await,
             Err(err) if err.kind() == Kind::FailedPrecondition => Err(Error::data_loss(format!(
                 "content from {} does not match its digest {}",
-                self.remote.as_ref().map_or("the store", |r| r.session.host()),
+                self.remote.as_ref().map_or("the store", Remote::host),
                 blob.digest
             ))
             .with_source(err)),
@@ -327,8 +355,7 @@ impl Fetcher {
         }
     }
 
-    /// Fetches until the ingest is as long as the blob, over as many
-    /// connections as it takes while it gets anywhere.
+    /// Fetches until the ingest is as long as the blob, from one host after the other.
     async fn transfer(
         &self,
         blob: &Descriptor,
@@ -336,91 +363,19 @@ impl Fetcher {
         feed: &mut Option<Feed>,
         progress: &mut LayerProgress,
     ) -> Result<()> {
-        let session = &self.remote(blob)?.session;
-        let mut attempt = 0;
-        loop {
-            let before = writer.status().offset;
-            if before == blob.size {
-                return Ok(());
+        let remote = self.remote(blob)?;
+        let mut result = Err(remote.unable(Operation::Pull));
+        for session in remote.sessions(Operation::Pull) {
+            result = body::fetch(session, blob, writer, feed, progress).await;
+            let Err(err) = &result else { return Ok(()) };
+            // The disk's failures are the same whoever sends.
+            if err.kind() == Kind::ResourceExhausted {
+                break;
             }
-            progress.report(LayerPhase::Downloading, before);
-            let result = continue_from(session, blob, before, writer, feed, progress).await;
-            let now = writer.status().offset;
-            if now == blob.size && result.is_ok() {
-                return Ok(());
-            }
-            if now - before >= HEADWAY {
-                attempt = 0;
-            }
-            let failure = match result {
-                Err(failure) => failure,
-                Ok(()) => Failure {
-                    error: Error::unavailable(format!(
-                        "registry {} sent {now} bytes of {}",
-                        session.host(),
-                        blob.size
-                    )),
-                    retry: Retry::Always,
-                    after: None,
-                },
-            };
-            session.pause(failure, &mut attempt, Retry::Transfer).await?;
+            remote::skip(session, err);
         }
+        result
     }
-}
-
-/// One connection's worth of a blob, from `offset`.
-async fn continue_from(
-    session: &Session,
-    blob: &Descriptor,
-    offset: u64,
-    writer: &mut dyn Writer,
-    feed: &mut Option<Feed>,
-    progress: &mut LayerProgress,
-) -> Result<(), Failure> {
-    let mut body = session.blob(blob, offset).await?;
-    // A registry that can't begin in the middle sends again what is here.
-    let mut skip = offset - body.from;
-    let mut left = blob.size - offset;
-    let mut gathered = BytesMut::with_capacity(PIECE);
-    loop {
-        let (mut bytes, end) = match body.stream.next().await {
-            Some(Ok(bytes)) => (bytes, None),
-            Some(Err(err)) => (Bytes::new(), Some(Err(crate::registry::of_stream(err)))),
-            None => (Bytes::new(), Some(Ok(()))),
-        };
-        let skipped = skip.min(bytes.len() as u64);
-        skip -= skipped;
-        // At most the length of `bytes`, which is a `usize`.
-        let _ = bytes.split_to(skipped as usize);
-        left = left.checked_sub(bytes.len() as u64).ok_or_else(|| too_long(session, blob))?;
-        gathered.extend_from_slice(&bytes);
-        if gathered.len() >= PIECE || (end.is_some() && !gathered.is_empty()) {
-            let bytes = gathered.split().freeze();
-            writer.write(bytes.clone()).await?;
-            progress.report(LayerPhase::Downloading, writer.status().offset);
-            let lost = match feed.as_ref() {
-                Some(feed) => !feed.send(bytes).await,
-                None => false,
-            };
-            if lost {
-                *feed = None;
-            }
-        }
-        if let Some(end) = end {
-            return end;
-        }
-    }
-}
-
-fn too_long(session: &Session, blob: &Descriptor) -> Failure {
-    let words = format!(
-        "registry {} sends more than the {} bytes that {} has",
-        session.host(),
-        blob.size,
-        blob.digest
-    );
-    Error::data_loss(words).into()
 }
 
 fn verify(target: &Descriptor, bytes: &[u8]) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::document::Layer;
 use crate::feed;
 use crate::fetch::{Fetcher, Opened};
 use crate::progress::LayerProgress;
-use crate::unpack::{Base, Extraction, Running, Unpacker};
+use crate::unpack::{Base, Committed, Extraction, Running, Unpacker};
 
 /// The work on one image's layers.
 ///
@@ -26,18 +26,30 @@ pub(crate) struct LayerWork {
     pub(crate) sink: Option<ProgressSink>,
 }
 
+/// How often a layer is extracted whose files other clients make and remove.
+const ATTEMPTS: u32 = 3;
+
 /// Whether the layer below is committed.
 type Below = Option<watch::Receiver<bool>>;
 
 impl LayerWork {
+    /// Fetches what is missing, and unpacks nothing.
+    pub(crate) async fn fetch(self: &Arc<Self>, layers: &[Layer]) -> Result<()> {
+        let fetches = layers.iter().map(|layer| {
+            let work = Arc::clone(self);
+            async move {
+                let mut progress = LayerProgress::new(work.sink.clone(), &layer.blob);
+                progress.report(LayerPhase::Waiting, 0);
+                work.fetch_alone(layer, &mut progress).await
+            }
+        });
+        futures::future::try_join_all(fetches).await.map(drop)
+    }
+
     /// Fetches and unpacks what is missing. When this fails, everything it
     /// began has been cleaned up; when it is dropped, that happens behind it.
     pub(crate) async fn run(self: &Arc<Self>, layers: &[Layer]) -> Result<()> {
-        let first = self.first_missing(layers).await?;
-        if let Some(unpacked) = first.checked_sub(1).and_then(|i| layers.get(i)) {
-            let kind = format!("snapshots/{}", self.unpacker.name);
-            self.fetcher.hold(&kind, unpacked.chain.as_str()).await?;
-        }
+        let first = self.hold_unpacked(layers).await?;
         let mut tasks = JoinSet::new();
         let mut below: Below = None;
         for (i, layer) in layers.iter().enumerate() {
@@ -68,6 +80,30 @@ impl LayerWork {
         self.unpacker.tasks.close();
         self.unpacker.tasks.wait().await;
         result
+    }
+
+    /// Holds the layers that are unpacked; returns the lowest that is not.
+    async fn hold_unpacked(&self, layers: &[Layer]) -> Result<usize> {
+        loop {
+            let first = self.first_missing(layers).await?;
+            let Some(unpacked) = first.checked_sub(1).and_then(|i| layers.get(i)) else {
+                return Ok(0);
+            };
+            if self.hold(unpacked).await? {
+                return Ok(first);
+            }
+        }
+    }
+
+    /// Holds a layer's files, with those below, if they are there.
+    async fn hold(&self, layer: &Layer) -> Result<bool> {
+        if !self.unpacker.has(&layer.chain).await? {
+            return Ok(false);
+        }
+        let kind = format!("snapshots/{}", self.unpacker.name);
+        self.fetcher.hold(&kind, layer.chain.as_str()).await?;
+        // What nothing held may have been collected between the look and the hold.
+        self.unpacker.has(&layer.chain).await
     }
 
     /// The lowest layer that is not unpacked. A snapshot's parents are there
@@ -105,23 +141,32 @@ impl LayerWork {
         progress: &mut LayerProgress,
     ) -> Result<()> {
         let _flight = self.unpacker.enter(&layer.chain).await;
-        if self.unpacker.has(&layer.chain).await? {
+        if self.hold(layer).await? {
             return self.fetch_alone(layer, progress).await;
         }
         let early = self.fetch_and_extract(layer, progress).await?;
         wait_for(below).await;
-        let committed = match early {
+        let mut committed = match early {
             Some(extraction) => self.unpacker.commit(layer, extraction).await?,
-            None => false,
+            None => Committed::NeedsParent,
         };
-        if !committed {
+        let mut attempts = 0;
+        while committed != Committed::Done {
+            if committed == Committed::Taken && self.hold(layer).await? {
+                break;
+            }
+            if attempts == ATTEMPTS {
+                return Err(Error::internal(format!("snapshot {} was not committed", layer.chain)));
+            }
+            attempts += 1;
             progress.report(LayerPhase::Extracting, 0);
             let bytes = self.fetcher.read(&layer.blob).await?;
             let running = self.unpacker.start(layer, Base::Parent, bytes);
-            let extraction = join(running).await?;
-            if !self.unpacker.commit(layer, extraction).await? {
-                return Err(Error::internal(format!("snapshot {} was not committed", layer.chain)));
-            }
+            committed = match join(running).await {
+                // The snapshotter has it, and said so when it was to be prepared.
+                Err(err) if err.is_already_exists() => Committed::Taken,
+                extracted => self.unpacker.commit(layer, extracted?).await?,
+            };
         }
         self.fetcher.label(&layer.blob.digest, diff_label(layer)).await?;
         progress.end(LayerPhase::Complete);
@@ -162,7 +207,7 @@ impl LayerWork {
         };
         match join(running).await {
             Ok(extraction) => Ok(Some(extraction)),
-            Err(err) if NeedsParent::is(&err) => Ok(None),
+            Err(err) if NeedsParent::is(&err) || err.is_already_exists() => Ok(None),
             Err(err) => Err(err),
         }
     }

@@ -20,7 +20,8 @@ pub(crate) struct Leasing {
 }
 
 /// A lease in use. Dropped without [`Held::release`], it stays until it
-/// expires, so that the next attempt finds what this one fetched.
+/// expires, so that the next attempt finds what this one fetched; unless it
+/// was to hold until then.
 pub(crate) struct Held {
     ctx: Context,
     /// `None` when the caller holds a lease itself.
@@ -30,6 +31,7 @@ pub(crate) struct Held {
 struct Own {
     id: String,
     image: String,
+    until_dropped: bool,
     leases: Arc<dyn Leases>,
     active: Arc<Mutex<HashSet<String>>>,
 }
@@ -41,6 +43,15 @@ impl Leasing {
 
     /// A context whose lease holds what is made for this image.
     pub(crate) async fn hold(&self, ctx: &Context, image: &str) -> Result<Held> {
+        self.open(ctx, image, false).await
+    }
+
+    /// The same, for what nothing is to go on from: the lease ends when it is dropped.
+    pub(crate) async fn hold_until_dropped(&self, ctx: &Context, image: &str) -> Result<Held> {
+        self.open(ctx, image, true).await
+    }
+
+    async fn open(&self, ctx: &Context, image: &str, until_dropped: bool) -> Result<Held> {
         if ctx.lease.is_some() {
             return Ok(Held { ctx: ctx.clone(), own: None });
         }
@@ -53,6 +64,7 @@ impl Leasing {
         let own = Own {
             id: id.clone(),
             image: image.to_owned(),
+            until_dropped,
             leases: Arc::clone(&self.leases),
             active: Arc::clone(&self.active),
         };
@@ -71,19 +83,36 @@ impl Held {
 
     /// Ends the lease, and those that earlier attempts at the same image left.
     pub(crate) async fn release(mut self) {
-        let Some(own) = self.own.take() else { return };
-        let mut ctx = self.ctx.clone();
-        ctx.lease = None;
-        let mut ended = vec![own.id.clone()];
-        let mine = format!("labels.\"{PULL_LABEL}\"=={:?}", own.image);
-        if let Ok(filter) = Filters::parse(&[mine])
-            && let Ok(found) = own.leases.list(&ctx, &filter).await
+        if let Some(own) = self.own.take() {
+            own.end(self.ctx.clone()).await;
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(own) = self.own.take()
+            && own.until_dropped
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let active = lock(&own.active);
+            runtime.spawn(own.end(self.ctx.clone()));
+        }
+    }
+}
+
+impl Own {
+    async fn end(self, mut ctx: Context) {
+        ctx.lease = None;
+        let mut ended = vec![self.id.clone()];
+        let mine = format!("labels.\"{PULL_LABEL}\"=={:?}", self.image);
+        if let Ok(filter) = Filters::parse(&[mine])
+            && let Ok(found) = self.leases.list(&ctx, &filter).await
+        {
+            let active = lock(&self.active);
             ended.extend(found.into_iter().map(|l| l.id).filter(|id| !active.contains(id)));
         }
         for id in ended {
-            if let Err(err) = own.leases.delete(&ctx, &id, false).await
+            if let Err(err) = self.leases.delete(&ctx, &id).await
                 && !err.is_not_found()
             {
                 tracing::warn!(error = %err, lease = id, "the lease stays until it expires");

@@ -2,6 +2,8 @@
 
 use gantry_core::{Descriptor, Error, Platform, Result};
 
+use crate::unfit::Unfit;
+
 /// Annotation of entries that describe another entry instead of an image.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
@@ -36,7 +38,7 @@ pub(crate) fn images(entries: &[Descriptor]) -> impl Iterator<Item = &Descriptor
 /// then the only entry that does not say what it is for.
 ///
 /// # Errors
-/// `NotFound`, naming what is on offer.
+/// `NotFound` that is [`Unfit`], naming what is on offer.
 pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor> {
     for candidate in runnable(wanted) {
         let found = images(entries)
@@ -51,17 +53,22 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result
     }
     let offered: Vec<String> =
         images(entries).filter_map(|e| e.platform.as_ref()).map(describe).collect();
-    Err(Error::not_found(format!(
+    Err(Unfit::mark(Error::not_found(format!(
         "no match for platform {} in manifest: not found; it offers: {}",
         describe(wanted),
         if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") }
-    )))
+    ))))
 }
 
 /// Whether a machine of the wanted platform runs this image. One that does
 /// not say what it is for may be for any.
 pub(crate) fn runs(wanted: &Platform, image: &Platform) -> bool {
     image.architecture.is_empty() || runnable(wanted).contains(&normalize(image))
+}
+
+/// Whether both name the same, however they spell it.
+pub(crate) fn same(a: &Platform, b: &Platform) -> bool {
+    normalize(a) == normalize(b)
 }
 
 /// Operating system, architecture and variant in one spelling.

@@ -1,5 +1,7 @@
 //! Pull and unpack, from the reference to the record.
 
+mod local;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,25 +14,26 @@ use gantry_core::leases::Leases;
 use gantry_core::namespaces::Namespaces;
 use gantry_core::snapshots::Snapshotters;
 use gantry_core::{
-    Applier, Context, Descriptor, Error, Kind, Labels, Platform, Result, Timestamp, labels,
+    Applier, Context, Descriptor, Digest, Error, Kind, Labels, Platform, Result, Timestamp, labels,
 };
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::credentials::{self, Credentials};
+use crate::credentials::Credentials;
 use crate::document::{self, Document, ImageParts, PartsCache};
-use crate::fetch::{self, Fetcher, Remote};
+use crate::fetch::{self, Fetcher};
 use crate::flights::Flights;
+use crate::hosts::Operation;
 use crate::layers::LayerWork;
 use crate::leasing::Leasing;
 use crate::platform;
-use crate::reference::{Reference, Target};
-use crate::registry::{Registries, Resolved};
+use crate::reference::Reference;
+use crate::registry::{Registries, Resolved, Secrets};
+use crate::remote::{Access, Remote};
+use crate::tree::MAX_DEPTH;
 use crate::unpack::Unpacker;
 
-/// How deep indexes may lie in each other.
-const MAX_DEPTH: usize = 4;
 /// How long ingests that were given up may be held still.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
@@ -79,19 +82,18 @@ impl RegistryPuller {
         })
     }
 
-    async fn credentials(
-        &self,
-        reference: &Reference,
-        request: &PullRequest,
-    ) -> Result<Credentials> {
-        if let Some((user, password)) = &request.credentials {
-            return Ok(Credentials::Basic(user.clone(), password.clone()));
-        }
-        let Some(dir) = &self.config.docker_config else { return Ok(Credentials::Anonymous) };
-        credentials::lookup(dir, reference.domain(), self.config.helper_timeout).await
+    /// Makes the leases that hold what has no record yet.
+    pub(crate) fn leasing(&self) -> &Leasing {
+        &self.leasing
     }
 
-    fn fetcher(&self, ctx: &Context, remote: Option<Remote>) -> Fetcher {
+    /// How transfers are done.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What brings or reads content of images.
+    pub(crate) fn fetcher(&self, ctx: &Context, remote: Option<Remote>) -> Fetcher {
         Fetcher {
             ctx: ctx.clone(),
             content: Arc::clone(&self.services.content),
@@ -104,7 +106,7 @@ impl RegistryPuller {
 
     /// The snapshotter of this name; for the empty one the namespace's
     /// default, then the daemon's.
-    async fn unpacker(&self, ctx: &Context, snapshotter: &str) -> Result<Unpacker> {
+    pub(crate) async fn unpacker(&self, ctx: &Context, snapshotter: &str) -> Result<Unpacker> {
         let mut name = snapshotter.to_owned();
         if name.is_empty() {
             name = match self.services.namespaces.get(&ctx.namespace).await {
@@ -151,7 +153,7 @@ impl RegistryPuller {
     }
 
     /// Everything but the layers.
-    async fn parts(
+    pub(crate) async fn parts(
         &self,
         fetcher: &Fetcher,
         target: &Descriptor,
@@ -167,6 +169,16 @@ impl RegistryPuller {
         Ok(parts)
     }
 
+    fn work(
+        &self,
+        fetcher: Fetcher,
+        unpacker: Unpacker,
+        sink: Option<ProgressSink>,
+    ) -> Arc<LayerWork> {
+        let permits = Semaphore::new(self.config.concurrency.max(1));
+        Arc::new(LayerWork { fetcher, unpacker, permits, sink })
+    }
+
     /// The layers, and the label that keeps them.
     async fn layers(
         &self,
@@ -175,20 +187,28 @@ impl RegistryPuller {
         parts: &ImageParts,
         sink: Option<ProgressSink>,
     ) -> Result<()> {
-        let permits = Semaphore::new(self.config.concurrency.max(1));
-        let work = Arc::new(LayerWork { fetcher, unpacker, permits, sink });
+        let work = self.work(fetcher, unpacker, sink);
         work.run(&parts.layers).await?;
         let Some(chain) = parts.chain_id() else { return Ok(()) };
-        let key = format!("{}{}", labels::GC_REF_SNAPSHOT, work.unpacker.name);
-        let kept = Labels::from([(key, chain.to_string())]);
+        let kept = Labels::from([(snapshot_key(&work.unpacker), chain.to_string())]);
         work.fetcher.label(&parts.config_descriptor.digest, kept).await
     }
 
-    /// Throws away what has come of unfinished layers.
-    async fn abort_layers(&self, ctx: &Context, parts: &ImageParts) {
+    /// Says what ended a pull. When it was a lack of space, what has come of
+    /// unfinished blobs is thrown away.
+    pub(crate) async fn give_up(
+        &self,
+        ctx: &Context,
+        name: &str,
+        blobs: impl Iterator<Item = &Digest>,
+        err: Error,
+    ) -> Error {
+        if !is_out_of_space(&err) {
+            return err.context(format!("failed to pull image \"{name}\""));
+        }
         let end = Instant::now() + LETTING_GO;
-        for layer in &parts.layers {
-            let reference = fetch::layer_reference(&layer.blob.digest);
+        for digest in blobs {
+            let reference = fetch::layer_reference(digest);
             loop {
                 match self.services.content.abort(ctx, &reference).await {
                     // What was given up is let go in a moment; another pull's is not.
@@ -203,32 +223,46 @@ impl RegistryPuller {
                 }
             }
         }
+        let why = "its unfinished layers were removed to free their space";
+        err.context(format!("failed to pull image \"{name}\" ({why})"))
     }
 
-    async fn resolve(&self, remote: &Remote) -> Result<Resolved> {
+    /// Asks what a remote's reference points at.
+    pub(crate) async fn resolve(&self, remote: &Remote) -> Result<Resolved> {
         let reference = &remote.reference;
-        let resolved = remote.session.resolve(reference.target_text()).await.map_err(|err| {
+        remote.resolve().await.map_err(|err| {
             let err = if err.is_not_found() { err.context(reference) } else { err };
             err.context(format!("failed to resolve reference \"{reference}\""))
-        })?;
-        if let Target::Digest(wanted) = reference.target()
-            && *wanted != resolved.target.digest
-        {
-            return Err(Error::data_loss(format!(
-                "registry {} answers with {} for {wanted}",
-                remote.session.host(),
-                resolved.target.digest
-            )));
-        }
-        Ok(resolved)
+        })
+    }
+
+    /// The repository of a reference at the hosts that serve it.
+    pub(crate) async fn remote(
+        &self,
+        reference: Reference,
+        access: &Access,
+        operation: Operation,
+        sources: &[String],
+    ) -> Result<Remote> {
+        let (registries, config) = (&self.registries, &self.config);
+        Remote::open(registries, config, reference, access, operation, sources).await
     }
 
     /// Makes the record, or lets it point at `target`.
-    async fn record(&self, ctx: &Context, name: &str, target: Descriptor) -> Result<(Image, bool)> {
+    pub(crate) async fn record(
+        &self,
+        ctx: &Context,
+        name: &str,
+        target: Descriptor,
+        labels: Labels,
+    ) -> Result<(Image, bool)> {
         let images = &self.services.images;
+        let paths: Vec<String> = std::iter::once("target".to_owned())
+            .chain(labels.keys().map(|key| format!("labels.{key}")))
+            .collect();
         let new = Image {
             name: name.to_owned(),
-            labels: Labels::new(),
+            labels,
             target,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
@@ -236,8 +270,13 @@ impl RegistryPuller {
         // Somebody else may make or remove the record in between.
         for _ in 0..3 {
             match images.get(ctx, name).await {
-                Ok(image) if image.target.digest == new.target.digest => return Ok((image, true)),
-                Ok(_) => match images.update(ctx, new.clone(), &["target".to_owned()]).await {
+                Ok(image)
+                    if image.target.digest == new.target.digest
+                        && new.labels.iter().all(|(k, v)| image.labels.get(k) == Some(v)) =>
+                {
+                    return Ok((image, true));
+                }
+                Ok(_) => match images.update(ctx, new.clone(), &paths).await {
                     Err(err) if err.is_not_found() => {}
                     done => return done.map(|image| (image, false)),
                 },
@@ -263,57 +302,15 @@ impl RegistryPuller {
         }
     }
 
-    /// What is here of an image: for this machine, or else for any platform,
-    /// as when it was pulled for another one.
-    async fn local_parts(&self, ctx: &Context, image: &Image) -> Result<Arc<ImageParts>> {
-        let namespace = ctx.namespace.as_str();
-        if let Some(parts) = self.parsed.get(namespace, &image.target.digest) {
-            return Ok(parts);
-        }
-        let fetcher = self.fetcher(ctx, None);
-        let missing = match self.parts(&fetcher, &image.target, None, &self.host).await {
-            Ok(parts) => {
-                let parts = Arc::new(parts);
-                self.parsed.put(namespace, &image.target.digest, Arc::clone(&parts));
-                return Ok(parts);
-            }
-            Err(err) if err.is_not_found() => err,
-            Err(err) => return Err(err),
-        };
-        if let Ok(Document::Index(entries)) = fetcher.document(&image.target, None).await {
-            for entry in platform::images(&entries) {
-                let found = self.parts(&fetcher, entry, None, &self.host).await;
-                if let Ok(parts) = found {
-                    return Ok(Arc::new(parts));
-                }
-            }
-        }
-        Err(missing.context(format!("image {:?}", image.name)))
+    /// Forgets what was known of what is here of an image.
+    pub(crate) fn forget(&self, ctx: &Context, target: &Descriptor) {
+        self.parsed.forget(ctx.namespace.as_str(), &target.digest);
     }
+}
 
-    /// What is here of an image for this platform.
-    async fn local_parts_for(
-        &self,
-        ctx: &Context,
-        image: &Image,
-        wanted: &Platform,
-    ) -> Result<Arc<ImageParts>> {
-        let fetcher = self.fetcher(ctx, None);
-        match self.parts(&fetcher, &image.target, None, wanted).await {
-            Ok(parts) if platform::runs(wanted, &parts.platform) => return Ok(Arc::new(parts)),
-            Ok(_) => {}
-            Err(err) if err.is_not_found() => {}
-            Err(err) => return Err(err),
-        }
-        let actual = self.local_parts(ctx, image).await?;
-        Err(Error::not_found(format!(
-            "image with reference {} was found but does not match the specified platform: wanted \
-             {}, actual: {}",
-            image.name,
-            platform::describe(wanted),
-            platform::describe(&actual.platform)
-        )))
-    }
+/// Label of a configuration that keeps the image's files in a snapshotter.
+fn snapshot_key(unpacker: &Unpacker) -> String {
+    format!("{}{}", labels::GC_REF_SNAPSHOT, unpacker.name)
 }
 
 /// Whether it was a disk or a quota that ended something.
@@ -338,11 +335,18 @@ impl Puller for RegistryPuller {
         progress: ProgressSink,
     ) -> Result<Image> {
         let reference = Reference::parse(&request.reference)?;
-        let name = reference.to_string();
-        let credentials = self.credentials(&reference, &request).await?;
-        let session = self.registries.session(&reference, request.plain_http, credentials)?;
+        let name = match request.name.as_str() {
+            "" => reference.to_string(),
+            name => name.to_owned(),
+        };
         let unpacker = self.unpacker(ctx, &request.snapshotter).await?;
-        let remote = Remote { session, reference };
+        let secrets = request
+            .credentials
+            .clone()
+            .map(|(user, password)| Secrets::Given(Credentials::Basic(user, password)));
+        let plain = request.plain_http.then_some(true);
+        let access = Access { secrets, plain, ..Access::default() };
+        let remote = self.remote(reference, &access, Operation::Pull, &[]).await?;
         let Resolved { target, bytes } = self.resolve(&remote).await?;
         progress(Progress::Resolved { name: name.clone(), target: target.clone() });
 
@@ -354,17 +358,17 @@ impl Puller for RegistryPuller {
         let on_pull = |err: Error| err.context(format!("failed to pull image \"{name}\""));
         let parts = self.parts(&fetcher, &target, bytes, wanted).await.map_err(on_pull)?;
         let parts = Arc::new(parts);
-        let layers = self.layers(fetcher, unpacker, &parts, Some(Arc::clone(&progress))).await;
+        let sink = Some(Arc::clone(&progress));
+        let layers = match request.packed {
+            true => self.work(fetcher, unpacker, sink).fetch(&parts.layers).await,
+            false => self.layers(fetcher, unpacker, &parts, sink).await,
+        };
         if let Err(err) = layers {
-            if !is_out_of_space(&err) {
-                return Err(on_pull(err));
-            }
-            self.abort_layers(ctx, &parts).await;
-            let why = "its unfinished layers were removed to free their space";
-            return Err(err.context(format!("failed to pull image \"{name}\" ({why})")));
+            let digests = parts.layers.iter().map(|layer| &layer.blob.digest);
+            return Err(self.give_up(ctx, &name, digests, err).await);
         }
 
-        let (image, up_to_date) = self.record(ctx, &name, target).await?;
+        let (image, up_to_date) = self.record(ctx, &name, target, request.labels).await?;
         self.remember(ctx, &image.target, parts, *wanted == self.host);
         held.release().await;
         progress(Progress::Done { image: Box::new(image.clone()), up_to_date });
@@ -383,26 +387,13 @@ impl Puller for RegistryPuller {
             None => self.local_parts(ctx, image).await?,
             Some(wanted) => self.local_parts_for(ctx, image, wanted).await?,
         };
-        let chain_id = parts.chain_id().cloned();
-        let done = match &chain_id {
-            None => true,
-            Some(chain) => unpacker.has(chain).await?,
-        };
-        if !done {
-            let held = self.leasing.hold(ctx, &image.name).await?;
-            let ctx = held.context();
-            let unpacker = Unpacker { ctx: ctx.clone(), ..unpacker };
-            self.layers(self.fetcher(ctx, None), unpacker, &parts, None)
-                .await
-                .map_err(|err| err.context(format!("failed to unpack image \"{}\"", image.name)))?;
-            held.release().await;
-        }
+        self.unpack_parts(ctx, &image.name, unpacker, &parts).await?;
         Ok(Unpacked {
             image: image.clone(),
             manifest: parts.manifest.clone(),
             config: Arc::clone(&parts.config),
             config_digest: parts.config_descriptor.digest.clone(),
-            chain_id,
+            chain_id: parts.chain_id().cloned(),
             size: parts.size,
             native: platform::runs(&self.host, &parts.platform),
         })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gantry_core::{Digest, Error, Result};
+use gantry_core::{Digest, Error, Labels, Result, labels};
 
 const DEFAULT_DOMAIN: &str = "docker.io";
 const LEGACY_DOMAIN: &str = "index.docker.io";
@@ -19,12 +19,14 @@ const MAX_TAG: usize = 128;
 ///
 /// What users write is completed as Docker does it: no domain means
 /// `docker.io`, one path component there means `library/…`, no tag means
-/// `latest`. A tag next to a digest is dropped, since the digest decides.
+/// `latest`. A tag next to a digest is kept for pushes alone, since the digest decides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     domain: String,
     path: String,
     target: Target,
+    /// The tag next to a digest.
+    tag: Option<String>,
 }
 
 /// What a [`Reference`] names within its repository.
@@ -75,11 +77,11 @@ impl Reference {
                 "repository name must not be more than {MAX_PATH} characters"
             )));
         }
-        let target = match digest {
-            Some(digest) => Target::Digest(digest),
-            None => Target::Tag(tag.unwrap_or(DEFAULT_TAG).to_owned()),
+        let (target, tag) = match digest {
+            Some(digest) => (Target::Digest(digest), tag.map(str::to_owned)),
+            None => (Target::Tag(tag.unwrap_or(DEFAULT_TAG).to_owned()), None),
         };
-        Ok(Self { domain: domain.to_owned(), path, target })
+        Ok(Self { domain: domain.to_owned(), path, target, tag })
     }
 
     /// The registry as it stands in the full reference, with its port:
@@ -114,6 +116,30 @@ impl Reference {
             Target::Tag(tag) => tag,
             Target::Digest(digest) => digest.as_str(),
         }
+    }
+
+    /// What names an image of this digest once it is pushed: the tag, also next to the
+    /// same digest, or else its digest.
+    pub(crate) fn pushed<'a>(&'a self, digest: &'a Digest) -> &'a str {
+        match (&self.target, &self.tag) {
+            (Target::Tag(tag), _) => tag,
+            (Target::Digest(named), Some(tag)) if named == digest => tag,
+            (Target::Digest(_), _) => digest.as_str(),
+        }
+    }
+
+    /// The label of content that names this repository as one that has it, next to
+    /// those that the content's labels name already.
+    pub(crate) fn source_label(&self, present: &Labels) -> Option<(String, String)> {
+        let key = format!("{}{}", labels::DISTRIBUTION_SOURCE, self.hostname());
+        let mut all: Vec<&str> =
+            present.get(&key).map(|v| v.split(',').collect()).unwrap_or_default();
+        all.push(self.path());
+        all.sort_unstable();
+        all.dedup();
+        let value = all.join(",");
+        // Too many repositories: those that are known will do.
+        labels::validate(&key, &value).ok().map(|()| (key, value))
     }
 
     /// The short form that users know: what can be left out is left out.
@@ -282,6 +308,19 @@ mod tests {
             assert_eq!(reference.to_string(), format!("docker.io/library/nginx@{D}"));
             assert_eq!(reference.familiar(), format!("nginx@{D}"));
             assert_eq!(reference.target(), &Target::Digest(Digest::parse(D).unwrap()));
+        }
+    }
+
+    #[test]
+    fn what_names_a_pushed_image() {
+        let (own, other) = (Digest::parse(D).unwrap(), Digest::of(b"other"));
+        for (text, digest, expected) in [
+            ("a:t".to_owned(), &other, "t"),
+            (format!("a:t@{D}"), &own, "t"),
+            (format!("a@{D}"), &own, D),
+            (format!("a:t@{D}"), &other, other.as_str()),
+        ] {
+            assert_eq!(Reference::parse(&text).unwrap().pushed(digest), expected, "{text}");
         }
     }
 

@@ -1,62 +1,62 @@
-//! The registry's side of a pull: who we are, what a name points at, and
+//! The registry's side of a transfer: who we are, what a name points at, and
 //! bytes (OCI distribution spec).
 //!
-//! The protocol is `oci_client`'s: authentication with its tokens, and blobs
-//! from an offset. Manifests are asked for here with the same token, because
-//! their length has to be bounded and `Retry-After` has to be seen.
+//! Layers come by `oci_client`, from an offset, wherever nothing about a host is
+//! special. Everything else is asked for here with the same token: the length of
+//! documents has to be bounded, `Retry-After` has to be seen, and mirrors may want
+//! headers, certificates and paths of their own.
 
 mod auth;
+mod blobs;
+mod client;
 mod failure;
+mod upload;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gantry_core::{Descriptor, Digest, Error, Kind, Labels, Result, media_type};
-use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol, LayerDescriptor};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
+use auth::Authorization;
+pub(crate) use auth::{Asking, Secrets};
+use client::{Clients, OciKey};
+pub(crate) use client::{Purpose, Registries};
 pub(crate) use failure::{Failure, Retry, of_stream};
+pub(crate) use upload::Placed;
 
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::document;
-use crate::reference::Reference;
+use crate::hosts::{Host, Operation};
 
 /// How we call ourselves.
 const USER_AGENT: &str = concat!("gantry/", env!("CARGO_PKG_VERSION"));
 const CONTENT_DIGEST: &str = "docker-content-digest";
-/// Registries whose connections are kept.
-const MAX_CLIENTS: usize = 16;
 
-/// Clients for registries, kept because connections and trusted roots are
-/// expensive to set up.
-pub(crate) struct Registries {
-    config: Arc<Config>,
-    http: reqwest::Client,
-    /// Guards the list alone; newest last.
-    clients: Mutex<Vec<(ClientKey, oci_client::Client)>>,
-}
-
-/// What may share an `oci_client`: it knows one set of credentials a host.
-#[derive(Clone, PartialEq, Eq)]
-struct ClientKey {
-    host: String,
-    plain: bool,
-    credentials: Credentials,
-}
-
-/// One repository of one registry, as somebody.
+/// One repository at one host, as somebody.
 pub(crate) struct Session {
-    oci: oci_client::Client,
+    host: Host,
     http: reqwest::Client,
+    /// For bodies of any length.
+    uploads: reqwest::Client,
+    clients: Arc<Clients>,
     config: Arc<Config>,
-    key: ClientKey,
     repository: String,
-    /// What goes into the header `Authorization`, once known. Held for a copy.
-    bearer: Mutex<Option<String>>,
+    /// Whether the rights to store are asked for.
+    pushing: bool,
+    /// Repositories that blobs may be taken over from.
+    sources: Vec<String>,
+    secrets: Secrets,
+    /// Who we are, once that is known. Held for a copy.
+    authorization: Mutex<Option<Authorization>>,
+    /// What the client answered when it was asked. Held while it is.
+    answer: tokio::sync::Mutex<Option<Credentials>>,
+    /// Scopes that the registry asked for. Held for a copy.
+    scopes: Mutex<Vec<String>>,
 }
 
 /// What a name points at.
@@ -65,70 +65,6 @@ pub(crate) struct Resolved {
     pub(crate) target: Descriptor,
     /// Its bytes, if they had to be fetched to know.
     pub(crate) bytes: Option<Bytes>,
-}
-
-/// Bytes of a blob.
-pub(crate) struct BlobBody {
-    /// The offset of the first byte.
-    pub(crate) from: u64,
-    /// The bytes.
-    pub(crate) stream: BoxStream<'static, Result<Bytes, std::io::Error>>,
-}
-
-impl Registries {
-    pub(crate) fn new(config: Arc<Config>) -> Result<Self> {
-        // Fails when the process has a provider already, which then serves.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .read_timeout(config.read_timeout)
-            .user_agent(USER_AGENT)
-            .build()
-            .map_err(|err| Error::internal("set up the HTTP client").with_source(err))?;
-        Ok(Self { config, http, clients: Mutex::default() })
-    }
-
-    /// Speaks to the registry of `reference`.
-    pub(crate) fn session(
-        &self,
-        reference: &Reference,
-        plain: bool,
-        credentials: Credentials,
-    ) -> Result<Session> {
-        let host = reference.api_host().to_owned();
-        let plain = plain || self.config.is_plain(&host);
-        let key = ClientKey { host, plain, credentials };
-        Ok(Session {
-            oci: self.client(&key)?,
-            http: self.http.clone(),
-            config: Arc::clone(&self.config),
-            key,
-            repository: reference.path().to_owned(),
-            bearer: Mutex::default(),
-        })
-    }
-
-    fn client(&self, key: &ClientKey) -> Result<oci_client::Client> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = clients.iter().find(|(k, _)| k == key) {
-            return Ok(client.clone());
-        }
-        let config = ClientConfig {
-            protocol: if key.plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            platform_resolver: None,
-            read_timeout: Some(self.config.read_timeout),
-            connect_timeout: Some(self.config.connect_timeout),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        let client = oci_client::Client::try_from(config)
-            .map_err(|err| Error::internal("set up the registry client").with_source(err))?;
-        if clients.len() >= MAX_CLIENTS {
-            clients.remove(0);
-        }
-        clients.push((key.clone(), client.clone()));
-        Ok(client)
-    }
 }
 
 impl Session {
@@ -159,45 +95,6 @@ impl Session {
         Ok(self.manifest_reply(Method::GET, digest.as_str()).await?.body)
     }
 
-    /// The bytes of a small blob. Not checked.
-    pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Bytes> {
-        self.check_length(blob.size)?;
-        let mut attempt = 0;
-        loop {
-            let tried = match self.blob(blob, 0).await {
-                Ok(body) => collect(body.stream, blob.size).await,
-                Err(failure) => Err(failure),
-            };
-            match tried {
-                Ok(bytes) => return Ok(bytes),
-                Err(failure) => self.pause(failure, &mut attempt, Retry::Always).await?,
-            }
-        }
-    }
-
-    /// The bytes of a blob, from `offset` if the registry can do that and
-    /// from the beginning if it can't.
-    pub(crate) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobBody, Failure> {
-        self.authorized().await?;
-        let foreign = blob.media_type.contains("foreign") || blob.media_type.contains("nondistrib");
-        let urls = (foreign && !blob.urls.is_empty()).then(|| blob.urls.clone());
-        let layer = LayerDescriptor { digest: blob.digest.as_str(), urls: &urls };
-        let mut reply =
-            self.oci.pull_blob_stream_partial(&self.oci_reference(), &layer, offset, None).await;
-        if reply.as_ref().is_err_and(failure::is_unauthorized) {
-            self.authorize().await?;
-            reply = self
-                .oci
-                .pull_blob_stream_partial(&self.oci_reference(), &layer, offset, None)
-                .await;
-        }
-        match reply {
-            Ok(BlobResponse::Partial(body)) => Ok(BlobBody { from: offset, stream: body.stream }),
-            Ok(BlobResponse::Full(body)) => Ok(BlobBody { from: 0, stream: body.stream }),
-            Err(err) => Err(self.failure(err)),
-        }
-    }
-
     /// Waits before the next attempt, or gives the failure back when there
     /// should be none.
     pub(crate) async fn pause(
@@ -217,18 +114,57 @@ impl Session {
         Ok(())
     }
 
+    /// Whether its host may be used for this.
+    pub(crate) fn can(&self, operation: Operation) -> bool {
+        self.host.can(operation)
+    }
+
     /// Host and port.
     pub(crate) fn host(&self) -> &str {
-        &self.key.host
+        &self.host.authority
     }
 
-    fn scheme(&self) -> &'static str {
-        if self.key.plain { "http" } else { "https" }
+    /// Where the API is.
+    fn base(&self) -> String {
+        let scheme = if self.host.plain { "http" } else { "https" };
+        format!("{scheme}://{}{}", self.host.authority, self.host.path)
     }
 
-    fn oci_reference(&self) -> oci_client::Reference {
-        let (host, repository) = (self.key.host.clone(), self.repository.clone());
-        oci_client::Reference::with_tag(host, repository, String::new())
+    /// The address of something in the repository.
+    fn url(&self, what: &str) -> String {
+        let mut url = format!("{}/{}/{what}", self.base(), self.repository);
+        if let Some(registry) = &self.host.mirror_of {
+            url += if url.contains('?') { "&ns=" } else { "?ns=" };
+            url += &auth::percent_encode(registry);
+        }
+        url
+    }
+
+    /// A request with what the host's configuration adds to it.
+    fn request(&self, method: Method, url: &str) -> RequestBuilder {
+        self.http.request(method, url).headers(self.host.headers.clone())
+    }
+
+    /// Sends a request as whom we are, and once more when that was not enough.
+    async fn send(&self, make: impl Fn() -> RequestBuilder) -> Result<Response, Failure> {
+        self.authorized().await?;
+        let mut again = true;
+        loop {
+            let reply = self.with_authorization(make()).send().await;
+            let reply = reply.map_err(|err| failure::of_request(self.host(), err))?;
+            if reply.status() != StatusCode::UNAUTHORIZED || !again {
+                return Ok(reply);
+            }
+            again = false;
+            self.authorize(Some(reply.headers())).await?;
+        }
+    }
+
+    /// A reply that says no.
+    async fn refusal(&self, reply: Response) -> Failure {
+        let (status, after) = (reply.status(), failure::retry_after(reply.headers()));
+        let detail = collect_start(reply.bytes_stream().boxed()).await;
+        self.refused(status, &detail, after)
     }
 
     fn check_length(&self, size: u64) -> Result<()> {
@@ -252,26 +188,13 @@ impl Session {
     }
 
     async fn try_manifest(&self, method: &Method, target: &str) -> Result<ManifestReply, Failure> {
-        self.authorized().await?;
-        let (host, repository) = (&self.key.host, &self.repository);
-        let url = format!("{}://{host}/v2/{repository}/manifests/{target}", self.scheme());
-        let mut again = true;
-        let reply = loop {
-            let request = self.http.request(method.clone(), &url).header(ACCEPT, accepted());
-            let reply = self.with_authorization(request).send().await;
-            let reply = reply.map_err(|err| failure::of_request(host, err))?;
-            if reply.status() != StatusCode::UNAUTHORIZED || !again {
-                break reply;
-            }
-            again = false;
-            self.authorize().await?;
-        };
-        let (status, headers) = (reply.status(), reply.headers().clone());
-        if !status.is_success() {
-            let after = failure::retry_after(&headers);
-            let detail = collect_start(reply.bytes_stream().boxed()).await;
-            return Err(self.refused(status, &detail, after));
+        let url = self.url(&format!("manifests/{target}"));
+        let reply =
+            self.send(|| self.request(method.clone(), &url).header(ACCEPT, accepted())).await?;
+        if !reply.status().is_success() {
+            return Err(self.refusal(reply).await);
         }
+        let headers = reply.headers().clone();
         if let Some(announced) = reply.content_length() {
             self.check_length(announced)?;
         }

@@ -37,6 +37,17 @@ pub(crate) enum Base {
     Detached,
 }
 
+/// What came of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Committed {
+    /// The layer is unpacked, and the request's lease holds it.
+    Done,
+    /// Another client unpacked the same layer meanwhile; nothing of this one holds it.
+    Taken,
+    /// It has to be extracted again, onto the layers below.
+    NeedsParent,
+}
+
 /// Files of a layer in a snapshot that nobody sees, removed when it is
 /// dropped before [`Unpacker::commit`].
 pub(crate) struct Extraction {
@@ -122,9 +133,12 @@ impl Unpacker {
     }
 
     /// Makes an extraction the snapshot of its chain; the layers below must
-    /// be committed. Gives `false` when the layer has to be extracted again,
-    /// onto them.
-    pub(crate) async fn commit(&self, layer: &Layer, mut extraction: Extraction) -> Result<bool> {
+    /// be committed.
+    pub(crate) async fn commit(
+        &self,
+        layer: &Layer,
+        mut extraction: Extraction,
+    ) -> Result<Committed> {
         let parent = match extraction.base {
             Base::Parent => None,
             Base::Detached => layer.parent.as_ref().map(Digest::as_str),
@@ -134,18 +148,17 @@ impl Unpacker {
         match done {
             Ok(()) => {
                 extraction.kept = true;
-                Ok(true)
+                Ok(Committed::Done)
             }
-            // Another client unpacked the same layer meanwhile.
             Err(err) if err.is_already_exists() => {
                 extraction.discard().await;
-                Ok(true)
+                Ok(Committed::Taken)
             }
             Err(err) => {
                 let refused = err.kind() == gantry_core::Kind::FailedPrecondition;
                 let detached = extraction.base == Base::Detached;
                 extraction.discard().await;
-                if refused && detached { Ok(false) } else { Err(err) }
+                if refused && detached { Ok(Committed::NeedsParent) } else { Err(err) }
             }
         }
     }

@@ -1,21 +1,67 @@
-//! Getting a token from a registry, and showing it.
+//! Showing a registry who we are, and getting a token where it wants one.
 
-use std::sync::PoisonError;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::StreamExt;
 use gantry_core::{Error, Kind};
-use oci_client::RegistryOperation;
-use oci_client::secrets::RegistryAuth;
-use oci_client::token_cache::{RegistryToken, RegistryTokenType};
-use reqwest::RequestBuilder;
-use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 
 use super::{Failure, Session, collect, failure};
-use crate::credentials::Credentials;
+use crate::credentials::{self, Credentials};
 
 /// Longest answer of a token service in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
+
+/// Most scopes that a registry may ask for in one session.
+const MAX_SCOPES: usize = 32;
+
+/// Gives credentials when a registry asks for them.
+#[async_trait]
+pub(crate) trait Asking: Send + Sync {
+    /// Who we are to `host`, which asks in these words.
+    ///
+    /// # Errors
+    /// Its own.
+    async fn ask(&self, host: &str, challenges: Vec<String>) -> gantry_core::Result<Credentials>;
+}
+
+/// Where credentials come from.
+#[derive(Clone)]
+pub(crate) enum Secrets {
+    /// From the request.
+    Given(Credentials),
+    /// From Docker's configuration in this directory, under this name.
+    Docker { directory: PathBuf, name: String, helper_timeout: Duration },
+    /// From the client, when a registry wants them.
+    Asked(Arc<dyn Asking>),
+}
+
+/// How we show who we are.
+#[derive(Clone)]
+pub(super) enum Authorization {
+    /// Not at all.
+    Nobody,
+    /// By name and password.
+    Basic(String, String),
+    /// By a token, got for these credentials.
+    Bearer(String, Credentials),
+    /// By this value of the header.
+    Header(String),
+}
+
+/// What a `Bearer` challenge says (RFC 6750, section 3).
+#[derive(Debug, PartialEq, Eq)]
+struct Challenge {
+    realm: String,
+    service: String,
+    scopes: Vec<String>,
+}
 
 #[derive(Deserialize)]
 struct TokenAnswer {
@@ -26,110 +72,173 @@ struct TokenAnswer {
 impl Session {
     /// Makes sure that there was one exchange of credentials.
     pub(super) async fn authorized(&self) -> Result<(), Failure> {
-        if self.bearer().is_some() { Ok(()) } else { self.authorize().await }
+        if self.authorization().is_some() { Ok(()) } else { self.authorize(None).await }
     }
 
-    /// Asks the registry how it wants to be asked, and gets a token where
-    /// that is how.
-    pub(super) async fn authorize(&self) -> Result<(), Failure> {
-        let reference = self.oci_reference();
-        let auth = match &self.key.credentials {
-            Credentials::Identity(identity) => {
-                let token = self.exchange(identity).await?;
-                let auth = RegistryAuth::Bearer(token.clone());
-                self.oci.store_auth_if_needed(&self.key.host, &auth).await;
-                let kept = RegistryTokenType::Bearer(RegistryToken::Token { token: token.clone() });
-                self.oci.tokens.insert(&reference, RegistryOperation::Pull, kept).await;
-                self.remember(token);
-                return Ok(());
+    /// Finds out how the registry wants to be asked, if it has not said so in
+    /// `asked`, and gets a token where that is how.
+    pub(super) async fn authorize(&self, asked: Option<&HeaderMap>) -> Result<(), Failure> {
+        let mut challenges = asked.map(challenges).unwrap_or_default();
+        if challenges.is_empty() {
+            let url = format!("{}/", self.base());
+            let reply = self.request(Method::GET, &url).send().await;
+            let reply = reply.map_err(|err| failure::of_request(self.host(), err))?;
+            challenges = self::challenges(reply.headers());
+        }
+        if challenges.is_empty() {
+            self.remember(Authorization::Nobody);
+            return Ok(());
+        }
+        let credentials = self.credentials(&challenges).await?;
+        let bearer = challenges.iter().find_map(|challenge| bearer_challenge(challenge));
+        let authorization = match (bearer, credentials) {
+            (_, Credentials::Header(value)) => Authorization::Header(value),
+            (Some(challenge), credentials) => {
+                let token = self.token(challenge, &credentials).await?;
+                Authorization::Bearer(token, credentials)
             }
-            Credentials::Basic(user, password) => {
-                RegistryAuth::Basic(user.clone(), password.clone())
+            (None, Credentials::Basic(user, password)) => Authorization::Basic(user, password),
+            (None, Credentials::Anonymous) => Authorization::Nobody,
+            (None, Credentials::Identity(_)) => {
+                let words = ": it does not take the identity token that is stored for it";
+                return Err(self.denied(Kind::Unauthenticated, words));
             }
-            Credentials::Anonymous => RegistryAuth::Anonymous,
         };
-        let token = self.oci.auth(&reference, &auth, RegistryOperation::Pull).await;
-        let token = token.map_err(|err| self.failure(err))?.unwrap_or_default();
-        self.check_token(&token)?;
-        self.remember(token);
+        self.check(&authorization)?;
+        self.remember(authorization);
         Ok(())
     }
 
     /// Shows who we are. Redirects to another host do not take it along.
     pub(super) fn with_authorization(&self, request: RequestBuilder) -> RequestBuilder {
-        match (self.bearer(), &self.key.credentials) {
-            (Some(token), _) if !token.is_empty() => request.bearer_auth(token),
-            (_, Credentials::Basic(user, password)) => request.basic_auth(user, Some(password)),
-            _ => request,
+        match self.authorization() {
+            None | Some(Authorization::Nobody) => request,
+            Some(Authorization::Basic(user, password)) => request.basic_auth(user, Some(password)),
+            Some(Authorization::Bearer(token, _)) if token.is_empty() => request,
+            Some(Authorization::Bearer(token, _)) => request.bearer_auth(token),
+            Some(Authorization::Header(value)) => request.header(AUTHORIZATION, value),
         }
     }
 
-    /// The token; empty when none is asked for, `None` before that is known.
-    fn bearer(&self) -> Option<String> {
-        self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Who we are, if that is known.
+    pub(super) fn authorization(&self) -> Option<Authorization> {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, token: String) {
-        *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+    fn remember(&self, found: Authorization) {
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 
-    fn check_token(&self, token: &str) -> Result<(), Failure> {
-        match HeaderValue::from_str(token) {
+    async fn credentials(&self, challenges: &[String]) -> Result<Credentials, Failure> {
+        Ok(match &self.secrets {
+            Secrets::Given(credentials) => credentials.clone(),
+            Secrets::Docker { directory, name, helper_timeout } => {
+                credentials::lookup(directory, name, *helper_timeout).await?
+            }
+            // One answer serves for all that the registry asks later, or several at once.
+            Secrets::Asked(client) => {
+                let mut answer = self.answer.lock().await;
+                if answer.is_none() {
+                    *answer = Some(client.ask(self.host(), challenges.to_vec()).await?);
+                }
+                answer.clone().unwrap_or(Credentials::Anonymous)
+            }
+        })
+    }
+
+    fn check(&self, authorization: &Authorization) -> Result<(), Failure> {
+        let value = match authorization {
+            Authorization::Bearer(value, _) | Authorization::Header(value) => value,
+            Authorization::Nobody | Authorization::Basic(..) => return Ok(()),
+        };
+        match HeaderValue::from_str(value) {
             Ok(_) => Ok(()),
             Err(err) => Err(self.confused("a token that can't be used").with_source(err).into()),
         }
     }
 
     fn confused(&self, what: &str) -> Error {
-        Error::internal(format!("registry {} answered with {what}", self.key.host))
+        Error::internal(format!("registry {} answered with {what}", self.host()))
     }
 
-    /// Exchanges an identity token for an access token (OAuth 2 refresh).
-    async fn exchange(&self, identity: &str) -> Result<String, Failure> {
-        let host = &self.key.host;
-        let url = format!("{}://{host}/v2/", self.scheme());
-        let reply = self.http.get(url).send().await.map_err(|e| failure::of_request(host, e))?;
-        let header = reply.headers().get(WWW_AUTHENTICATE).and_then(|h| h.to_str().ok());
-        let Some((realm, service)) = header.and_then(bearer_challenge) else {
-            return Err(self.denied(
-                Kind::Unauthenticated,
-                ": it does not take the identity token that is stored for it",
-            ));
+    /// What the token is to allow: what we need, and what the registry asked for now
+    /// and before, which may know the repository by another name.
+    fn scopes(&self, asked: Vec<String>) -> Vec<String> {
+        let rights = if self.pushing { "pull,push" } else { "pull" };
+        let own = format!("repository:{}:{rights}", self.repository);
+        let others = self.sources.iter().map(|source| format!("repository:{source}:pull"));
+        let mut all: Vec<String> = std::iter::once(own).chain(others).collect();
+        let mut known = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(asked);
+        known.sort_unstable();
+        known.dedup();
+        known.truncate(MAX_SCOPES);
+        all.extend(known.iter().cloned());
+        let mut seen = HashSet::new();
+        all.retain(|scope| seen.insert(scope.clone()));
+        all
+    }
+
+    /// Gets a token: for an identity token by exchange (OAuth 2 refresh), else
+    /// by name and password or as nobody.
+    async fn token(
+        &self,
+        challenge: Challenge,
+        credentials: &Credentials,
+    ) -> Result<String, Failure> {
+        let Challenge { realm, service, scopes } = challenge;
+        let scopes = self.scopes(scopes);
+        let request = match credentials {
+            Credentials::Identity(identity) => {
+                let scope = scopes.join(" ");
+                let form = [
+                    ("grant_type", "refresh_token"),
+                    ("service", &service),
+                    ("client_id", "gantry"),
+                    ("scope", &scope),
+                    ("refresh_token", identity),
+                ];
+                let kind = "application/x-www-form-urlencoded";
+                self.http.post(&realm).header("content-type", kind).body(encode(&form))
+            }
+            _ => {
+                let named = (!service.is_empty()).then_some(("service", service.as_str()));
+                let scopes = scopes.iter().map(|scope| ("scope", scope.as_str()));
+                let query: Vec<_> = named.into_iter().chain(scopes).collect();
+                let mark = if realm.contains('?') { '&' } else { '?' };
+                self.http.get(format!("{realm}{mark}{}", encode(&query)))
+            }
         };
-        let scope = format!("repository:{}:pull", self.repository);
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("service", service.as_str()),
-            ("client_id", "gantry"),
-            ("scope", scope.as_str()),
-            ("refresh_token", identity),
-        ];
-        let encoded: Vec<String> =
-            form.iter().map(|(key, value)| format!("{key}={}", percent_encode(value))).collect();
-        let reply = self
-            .http
-            .post(realm)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(encoded.join("&"))
-            .send()
-            .await
-            .map_err(|err| failure::of_request(host, err))?;
+        let request = match credentials {
+            Credentials::Basic(user, password) => request.basic_auth(user, Some(password)),
+            _ => request,
+        };
+        // Headers of the host are for the host: a token service may be somebody else's.
+        let reply = request.send().await;
+        let reply = reply.map_err(|err| failure::of_request(self.host(), err))?;
         let status = reply.status();
         let stream = reply.bytes_stream().map(|r| r.map_err(std::io::Error::other)).boxed();
         let body = collect(stream, MAX_ANSWER).await?;
         if !status.is_success() {
-            return Err(self.refused(status, &body, None));
+            return Err(
+                match status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
+                    true => self.denied(Kind::Unauthenticated, &failure::detail(&body)),
+                    false => self.refused(status, &body, None),
+                },
+            );
         }
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|err| self.confused("a malformed token").with_source(err))?;
-        let token = answer.access_token.or(answer.token).unwrap_or_default();
-        self.check_token(&token)?;
-        Ok(token)
+        Ok(answer.access_token.or(answer.token).unwrap_or_default())
     }
 }
 
-/// Realm and service of a `Bearer` challenge (RFC 6750, section 3).
-fn bearer_challenge(header: &str) -> Option<(String, String)> {
+fn challenges(headers: &HeaderMap) -> Vec<String> {
+    let all = headers.get_all(WWW_AUTHENTICATE).iter();
+    all.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+}
+
+fn bearer_challenge(header: &str) -> Option<Challenge> {
     let (scheme, parameters) = header.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
@@ -139,10 +248,22 @@ fn bearer_challenge(header: &str) -> Option<(String, String)> {
         let rest = &parameters[start..];
         rest.find('"').map(|end| rest[..end].to_owned())
     };
-    Some((value("realm")?, value("service").unwrap_or_default()))
+    let scopes = value("scope").unwrap_or_default();
+    Some(Challenge {
+        realm: value("realm")?,
+        service: value("service").unwrap_or_default(),
+        scopes: scopes.split_whitespace().map(str::to_owned).collect(),
+    })
 }
 
-fn percent_encode(text: &str) -> String {
+fn encode(form: &[(&str, &str)]) -> String {
+    let encoded: Vec<String> =
+        form.iter().map(|(key, value)| format!("{key}={}", percent_encode(value))).collect();
+    encoded.join("&")
+}
+
+/// A text as it may stand in a URL's query.
+pub(super) fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, b| {
         match b {
             b'-' | b'.' | b'_' | b'~' => out.push(char::from(b)),
@@ -159,8 +280,15 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let parsed = bearer_challenge(r#"Bearer realm="https://a.b/token",service="s",scope="x""#);
-        assert_eq!(parsed, Some(("https://a.b/token".into(), "s".into())));
+        let text = r#"Bearer realm="https://a.b/token",service="s",scope="x y"#;
+        let whole = Challenge {
+            realm: "https://a.b/token".into(),
+            service: "s".into(),
+            scopes: vec!["x".into(), "y".into()],
+        };
+        assert_eq!(bearer_challenge(&format!("{text}\"")), Some(whole));
+        let bare = bearer_challenge(r#"bearer realm="r""#).unwrap();
+        assert!(bare.service.is_empty() && bare.scopes.is_empty());
         assert_eq!(bearer_challenge(r#"Basic realm="x""#), None);
         assert_eq!(bearer_challenge("Bearer"), None);
     }
@@ -168,5 +296,6 @@ mod tests {
     #[test]
     fn forms_are_encoded() {
         assert_eq!(percent_encode("a b&c=ä~"), "a%20b%26c%3D%C3%A4~");
+        assert_eq!(encode(&[("a", "b c"), ("d", "")]), "a=b%20c&d=");
     }
 }

@@ -53,7 +53,7 @@ impl Session {
         after: Option<Duration>,
     ) -> Failure {
         let detail = detail(body);
-        let host = &self.key.host;
+        let host = self.host();
         let mut failure = match status {
             StatusCode::NOT_FOUND => Failure::new(Kind::NotFound, "not found", Retry::Never),
             StatusCode::UNAUTHORIZED => self.denied(Kind::Unauthenticated, &detail),
@@ -77,7 +77,8 @@ impl Session {
         let words = format!(
             "access to {}/{} is denied{detail}: the repository does not exist, or it needs \
              (other) credentials; pass them along, or store them in Docker's config.json",
-            self.key.host, self.repository
+            self.host(),
+            self.repository
         );
         Failure::new(kind, words, Retry::Never)
     }
@@ -85,7 +86,7 @@ impl Session {
     /// An error of the client library.
     pub(super) fn failure(&self, err: OciDistributionError) -> Failure {
         use OciDistributionError as E;
-        let host = &self.key.host;
+        let host = self.host();
         match err {
             E::UnauthorizedError { .. } => self.denied(Kind::Unauthenticated, ""),
             E::AuthenticationFailure(body) => {
@@ -142,7 +143,7 @@ fn status_of(code: &OciErrorCode) -> Option<StatusCode> {
 }
 
 /// What a registry says in the body of an error, as `: words` or nothing.
-fn detail(body: &[u8]) -> String {
+pub(super) fn detail(body: &[u8]) -> String {
     let words = match serde_json::from_slice::<OciEnvelope>(body) {
         Ok(envelope) => in_words(&envelope),
         Err(_) => {
@@ -177,6 +178,12 @@ pub(super) fn of_request(host: &str, err: reqwest::Error) -> Failure {
     };
     let error = Error::unavailable(words).with_source(err.without_url());
     Failure { error, retry, after: None }
+}
+
+/// A registry that takes no more of an upload.
+pub(super) fn stalled(host: &str) -> Failure {
+    let words = format!("registry {host} takes no more of what it is sent");
+    Failure::new(Kind::Unavailable, words, Retry::Transfer)
 }
 
 fn of_tls(host: &str, err: &rustls::Error) -> String {

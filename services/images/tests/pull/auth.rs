@@ -169,3 +169,30 @@ async fn refused_in_so_many_words() {
     assert_eq!(err.kind(), Kind::PermissionDenied);
     assert!(err.to_string().contains("not for you"), "{err}");
 }
+
+#[tokio::test]
+async fn what_a_registry_names_as_scope_is_asked_for() {
+    let fake = Fake::scripted(|request, times| {
+        if request.path.starts_with("/token") {
+            let wide = request.path.contains("scope=repository%3Aproxy%2Fa%3Apull");
+            let kind = if wide { "wide" } else { "narrow" };
+            return Action::Answer(200, vec![], format!(r#"{{"token": "{kind}{times}"}}"#));
+        }
+        // Blobs need another token, for which the scope is not named again.
+        let wanted = if request.path.contains("/blobs/") { "Bearer wide1" } else { "Bearer wide" };
+        if authorization(request).starts_with(wanted) {
+            return Action::Serve;
+        }
+        let scope = match request.path.as_str() {
+            "/v2/" => "",
+            _ => ",scope=\"repository:other:pull repository:proxy/a:pull\"",
+        };
+        let host = &request.headers["host"];
+        refuse(format!("Bearer realm=\"http://{host}/token\",service=\"s\"{scope}"))
+    })
+    .await;
+    let world = World::new().await;
+    world.pull(&fake.push(&small(), "a", "b")).await.unwrap();
+    let asked = fake.requests("/token").pop().unwrap().path;
+    assert!(asked.contains("scope=repository%3Aa%3Apull&"), "{asked}");
+}

@@ -262,3 +262,50 @@ async fn a_lease_of_the_caller_is_used() {
     assert!(has("content", image.manifest.digest().as_str()), "{held:?}");
     assert!(has("snapshots/overlayfs", image.chain().as_str()), "{held:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_in_every_form() {
+    for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
+        let entries: Vec<Vec<Entry>> =
+            (0..2).map(|i| vec![Entry::File("f", noise(i, 100 << 10))]).collect();
+        let image = Image::new(compression, &entries);
+        let (fake, world) = (Fake::good().await, World::new().await);
+        world.pull(&fake.push(&image, "a", "b")).await.unwrap();
+        let dirs = world.directories(image.chain().as_str()).await;
+        assert_eq!(std::fs::read(dirs[0].join("f")).unwrap(), noise(1, 100 << 10));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_its_registry_lacks_comes_from_elsewhere() {
+    let image = layers(2);
+    let (fake, other, world) = (Fake::good().await, Fake::good().await, World::new().await);
+    let layer = &image.layers[0];
+    other.put(layer.digest().as_str(), layer);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
+    let url = format!("http://{}/some/{}", other.host(), layer.digest());
+    manifest["layers"][0]["mediaType"] = media_type::DOCKER_FOREIGN_LAYER.into();
+    manifest["layers"][0]["urls"] = serde_json::json!([url]);
+    let bytes = manifest.to_string().into_bytes();
+    let manifest = Blob { bytes, ..image.manifest.clone() };
+    for blob in [&image.layers[1], &image.config, &manifest] {
+        fake.put(blob.digest().as_str(), blob);
+    }
+    fake.put("b", &manifest);
+    world.pull(&format!("{}/a:b", fake.host())).await.unwrap();
+    assert_eq!(other.fetched(layer).len() + other.requests("/some/").len(), 1);
+    assert_eq!(world.snapshots("overlayfs").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attestations_are_no_images() {
+    let (image, attestation) = (layers(1), layers(2));
+    let (fake, world) = (Fake::good().await, World::new().await);
+    fake.push(&image, "a", "one");
+    let index = index(&[(&attestation, None), (&image, Some(gantry_core::architecture()))]);
+    fake.put("b", &index);
+    fake.put(index.digest().as_str(), &index);
+    let record = world.pull(&format!("{}/a:b", fake.host())).await.unwrap();
+    assert_eq!(record.target.digest, index.digest());
+    assert!(fake.requests(attestation.manifest.digest().as_str()).is_empty());
+}

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use gantry_core::media_type;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -19,6 +20,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What to do with a request.
@@ -39,12 +41,17 @@ pub(crate) enum Action {
     Answer(u16, Vec<(&'static str, String)>, String),
 }
 
+/// Bytes of a body that are read at a time.
+const PIECE: usize = 64 << 10;
+
 type Script = dyn Fn(&Request, usize) -> Action + Send + Sync;
 
 struct State {
     content: Mutex<HashMap<String, Blob>>,
     log: Mutex<Vec<Request>>,
     script: Box<Script>,
+    /// How long it rests after each piece of a body.
+    pace: Duration,
 }
 
 pub(crate) struct Fake {
@@ -70,13 +77,19 @@ impl Fake {
     pub(crate) async fn scripted(
         script: impl Fn(&Request, usize) -> Action + Send + Sync + 'static,
     ) -> Self {
+        Self::open(Box::new(script), Duration::ZERO).await
+    }
+
+    /// A registry that rests after each piece of what it is sent.
+    pub(crate) async fn slow(pace: Duration) -> Self {
+        Self::open(Box::new(|_, _| Action::Serve), pace).await
+    }
+
+    async fn open(script: Box<Script>, pace: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let state = Arc::new(State {
-            content: Mutex::default(),
-            log: Mutex::default(),
-            script: Box::new(script),
-        });
+        let state =
+            Arc::new(State { content: Mutex::default(), log: Mutex::default(), script, pace });
         let shared = Arc::clone(&state);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -108,6 +121,16 @@ impl Fake {
         self.state.content.lock().unwrap().insert(key.to_owned(), blob.clone());
     }
 
+    /// What is stored under a digest or tag.
+    pub(crate) fn get(&self, key: &str) -> Option<Blob> {
+        self.state.content.lock().unwrap().get(key).cloned()
+    }
+
+    /// Requests so far of this method whose path has this in it.
+    pub(crate) fn of_method(&self, method: &str, part: &str) -> Vec<Request> {
+        self.requests(part).into_iter().filter(|r| r.method == method).collect()
+    }
+
     /// Requests so far whose path has this in it.
     pub(crate) fn requests(&self, part: &str) -> Vec<Request> {
         let log = self.state.log.lock().unwrap();
@@ -122,7 +145,7 @@ impl Fake {
 
 async fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let Some(request) = read(&mut stream).await? else { return Ok(()) };
+    let Some(request) = read(&mut stream, state.pace).await? else { return Ok(()) };
     let times = {
         let mut log = state.log.lock().unwrap();
         let same = |r: &&Request| r.path == request.path && r.method == request.method;
@@ -152,7 +175,11 @@ async fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
     if request.path == "/v2/" {
         return answer(&mut stream, &request, 200, Vec::new(), b"{}", limit).await;
     }
-    let key = request.path.rsplit('/').next().unwrap_or("");
+    if let Some((status, headers)) = stored(state, &request) {
+        return answer(&mut stream, &request, status, headers, b"", limit).await;
+    }
+    let path = request.path.split('?').next().unwrap_or("");
+    let key = path.rsplit('/').next().unwrap_or("");
     let found = state.content.lock().unwrap().get(key).cloned();
     let Some(mut blob) = found else {
         let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
@@ -177,7 +204,50 @@ async fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
     answer(&mut stream, &request, status, headers, bytes, limit).await
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
+/// What becomes of a request to store something: an answer without a body.
+fn stored(state: &State, request: &Request) -> Option<(u16, Vec<(String, String)>)> {
+    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    let parameter = |name: &str| {
+        query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('=')).map(decoded)
+    };
+    let mut content = state.content.lock().unwrap();
+    match request.method.as_str() {
+        "POST" if path.ends_with("/blobs/uploads/") => {
+            let there = parameter("mount").is_some_and(|digest| content.contains_key(&digest));
+            let location = ("location".to_owned(), format!("{path}some-id?state=x"));
+            Some(if there { (201, Vec::new()) } else { (202, vec![location]) })
+        }
+        "PUT" => {
+            let media_type = match request.headers.get("content-type").map(String::as_str) {
+                Some(media_type::OCI_INDEX) => media_type::OCI_INDEX,
+                Some(media_type::DOCKER_MANIFEST) => media_type::DOCKER_MANIFEST,
+                Some(media_type::OCI_MANIFEST) => media_type::OCI_MANIFEST,
+                _ => "application/octet-stream",
+            };
+            let blob = Blob { media_type, bytes: request.bytes.clone() };
+            let digest = blob.digest().to_string();
+            if parameter("digest").is_some_and(|said| said != digest) {
+                return Some((400, Vec::new()));
+            }
+            let key = path.rsplit('/').next().unwrap_or("");
+            if !path.contains("/uploads/") {
+                content.insert(key.to_owned(), blob.clone());
+            }
+            content.insert(digest.clone(), blob);
+            Some((201, vec![("docker-content-digest".to_owned(), digest)]))
+        }
+        _ => None,
+    }
+}
+
+fn decoded(text: &str) -> String {
+    text.replace("%3A", ":").replace("%2F", "/")
+}
+
+async fn read(
+    stream: &mut BufReader<TcpStream>,
+    pace: Duration,
+) -> std::io::Result<Option<Request>> {
     let mut line = String::new();
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -193,9 +263,14 @@ async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Reque
     }
     let length = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    let body = String::from_utf8_lossy(&body).into_owned();
-    Ok(Some(Request { method, path, headers, body }))
+    for piece in body.chunks_mut(PIECE) {
+        stream.read_exact(piece).await?;
+        if !pace.is_zero() {
+            tokio::time::sleep(pace).await;
+        }
+    }
+    let (body, bytes) = (String::from_utf8_lossy(&body).into_owned(), body);
+    Ok(Some(Request { method, path, headers, body, bytes }))
 }
 
 async fn answer(

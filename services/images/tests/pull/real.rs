@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use gantry_core::images::{LayerPhase, Progress, Puller};
 use gantry_core::{Digest, Kind, Platform, labels, media_type};
+use gantry_grpc::containerd::types::transfer as types;
 use tempfile::TempDir;
 
+use crate::client::{any_name, registry, store};
 use crate::image::{Compression, Entry, Image, index, noise, write_layout};
 use crate::world::{Reports, World, request};
 
@@ -305,4 +307,64 @@ async fn what_is_not_there_in_dockers_words() {
     );
     world.assert_clean().await;
     assert_eq!(world.lease_count().await, 0);
+}
+
+/// Runs skopeo without a policy or certificates.
+fn skopeo(from: &str, to: &str) {
+    let output = Command::new("skopeo")
+        .args(["copy", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"])
+        .args([from, to])
+        .output()
+        .expect("skopeo is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushed_and_pulled_again() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let image = three_layers(Compression::Zstd);
+    let reference = push_image(&from, &image, "a/b:c", &[]);
+    let world = World::new().await;
+    world.pull(&reference).await.unwrap();
+    let target = to.reference("d/e:f");
+    world.move_images(&store(&reference), &registry(&target)).await.unwrap();
+    assert_eq!(to.log("PUT /v2/d/e/blobs/uploads/"), 4);
+    world.move_images(&store(&reference), &registry(&target)).await.unwrap();
+    assert_eq!(to.log("PUT /v2/d/e/blobs/uploads/"), 4, "nothing is sent twice");
+    world.move_images(&store(&reference), &registry(&to.reference("g:h"))).await.unwrap();
+    assert_eq!(to.log("PUT /v2/g/blobs/uploads/"), 0, "blobs are taken over");
+    let other = World::new().await;
+    let pulled = other.pull(&to.reference("g:h")).await.unwrap();
+    assert_eq!(pulled.target, image.manifest.descriptor());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_of_skopeo_both_ways() {
+    let image = three_layers(Compression::Gzip);
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout");
+    std::fs::create_dir(&layout).unwrap();
+    image.write_layout(&layout);
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let source = format!("oci:{}:latest", layout.display());
+    for (kind, name) in [("docker-archive", "docker.tar"), ("oci-archive", "oci.tar")] {
+        let world = World::new().await;
+        skopeo(&source, &format!("{kind}:{}:example.org/app:1", at(name)));
+        let bytes = std::fs::read(at(name)).unwrap();
+        let to = types::ImageStore { extra_references: vec![any_name("import")], ..store("") };
+        world.import(bytes, &to).await.unwrap();
+        let name = &world.records().await[0];
+        assert_eq!(name, "example.org/app:1");
+        let record = world.images.get(&world.ctx, name).await.unwrap();
+        let unpacked = world.puller.unpack(&world.ctx, &record, "", None).await.unwrap();
+        assert_eq!(unpacked.chain_id, Some(image.chain()));
+
+        let exported = world.export(&store(name), Default::default()).await.unwrap();
+        std::fs::write(at("ours.tar"), exported).unwrap();
+        let back = dir.path().join(format!("back-{kind}"));
+        skopeo(&format!("oci-archive:{}", at("ours.tar")), &format!("dir:{}", back.display()));
+        if kind == "oci-archive" {
+            skopeo(&format!("docker-archive:{}", at("ours.tar")), &format!("dir:{}", at("docker")));
+        }
+    }
 }

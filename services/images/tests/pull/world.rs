@@ -13,7 +13,8 @@ use gantry_core::leases::Leases;
 use gantry_core::namespaces::Namespaces;
 use gantry_core::snapshots::{Snapshotter, Snapshotters};
 use gantry_core::{Context, Labels, Namespace, Result};
-use gantry_images::{Config, RegistryPuller, Services};
+use gantry_images::{Config, RegistryPuller, Services, Streams, Transfer};
+use gantry_metadata::{GarbageCollector, GuardedDatabase};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
@@ -25,8 +26,11 @@ pub(crate) struct World {
     pub(crate) namespaces: Arc<dyn Namespaces>,
     pub(crate) snapshotters: Snapshotters,
     pub(crate) puller: Arc<RegistryPuller>,
+    pub(crate) streams: Streams,
+    pub(crate) transfer: Transfer,
+    pub(crate) collector: Arc<GarbageCollector>,
     pub(crate) ctx: Context,
-    db: Arc<dyn Database>,
+    db: Arc<GuardedDatabase>,
     dir: Arc<TempDir>,
 }
 
@@ -79,8 +83,8 @@ impl World {
 
     pub(crate) async fn with(config: Config) -> Self {
         let dir = tempfile::Builder::new().prefix("gantry-pull-").tempdir().expect("tempdir");
-        let db = gantry_metadata::RocksDatabase::open(dir.path().join("metadata"));
-        Self::open(config, Arc::new(dir), Arc::new(db.expect("open the records"))).await
+        let db = records(&dir);
+        Self::open(config, Arc::new(dir), db).await
     }
 
     /// One whose content lies on a file system of this many bytes.
@@ -91,8 +95,7 @@ impl World {
         let size = format!("size={bytes}");
         mount(Some("tmpfs"), &disk.0, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
             .expect("mount a tmpfs");
-        let db = gantry_metadata::RocksDatabase::open(dir.path().join("metadata"));
-        let db = Arc::new(db.expect("open the records"));
+        let db = records(&dir);
         (Self::open(quick(), Arc::new(dir), db).await, disk)
     }
 
@@ -104,7 +107,8 @@ impl World {
         Self::open(config, dir, db).await
     }
 
-    async fn open(config: Config, dir: Arc<TempDir>, db: Arc<dyn Database>) -> Self {
+    async fn open(config: Config, dir: Arc<TempDir>, guarded: Arc<GuardedDatabase>) -> Self {
+        let db: Arc<dyn Database> = Arc::clone(&guarded) as _;
         let events: Arc<dyn Events> = Arc::new(gantry_events::Exchange::new());
         let content = LocalStore::open(dir.path(), Arc::clone(&db), Arc::clone(&events));
         let content: Arc<dyn ContentStore> = Arc::new(content.expect("open the content store"));
@@ -122,7 +126,14 @@ impl World {
             Arc::new(gantry_metadata::ImageRecords::new(Arc::clone(&db), Arc::clone(&events)));
         let leases: Arc<dyn Leases> = Arc::new(gantry_metadata::LeaseService::new(Arc::clone(&db)));
         let namespaces: Arc<dyn Namespaces> =
-            Arc::new(gantry_metadata::NamespaceService::new(Arc::clone(&db), events));
+            Arc::new(gantry_metadata::NamespaceService::new(Arc::clone(&db), Arc::clone(&events)));
+        let collector = Arc::new(GarbageCollector::new(
+            Arc::clone(&guarded),
+            Arc::clone(&content),
+            snapshotters.clone(),
+            events,
+            None,
+        ));
         let services = Services {
             content: Arc::clone(&content),
             images: Arc::clone(&images),
@@ -132,8 +143,23 @@ impl World {
             applier: Arc::new(gantry_diff::LayerApplier::default()),
         };
         let puller = Arc::new(RegistryPuller::new(services, config).expect("a puller"));
+        let streams = Streams::default();
+        let transfer = Transfer::new(Arc::clone(&puller), Arc::clone(&images), streams.clone());
         let ctx = Context::new(Namespace::new("default").expect("a name"));
-        Self { content, images, leases, namespaces, snapshotters, puller, ctx, db, dir }
+        Self {
+            content,
+            images,
+            leases,
+            namespaces,
+            snapshotters,
+            puller,
+            streams,
+            transfer,
+            collector,
+            ctx,
+            db: guarded,
+            dir,
+        }
     }
 
     pub(crate) async fn pull(&self, reference: &str) -> Result<Image> {
@@ -146,6 +172,45 @@ impl World {
 
     pub(crate) fn overlayfs(&self) -> Arc<dyn Snapshotter> {
         self.snapshotters.get("overlayfs").expect("overlayfs")
+    }
+
+    /// The root directory.
+    pub(crate) fn root(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Files of blobs, and directories of snapshots, however they are named.
+    pub(crate) async fn files(&self) -> (usize, usize) {
+        self.overlayfs().cleanup().await.expect("empty the trash");
+        let count = |path: &str| std::fs::read_dir(self.dir.path().join(path)).expect(path).count();
+        (
+            count("io.containerd.content.v1.content/blobs/sha256"),
+            count("io.containerd.snapshotter.v1.overlayfs/snapshots"),
+        )
+    }
+
+    /// Stores a blob as a client does.
+    pub(crate) async fn store(&self, blob: &crate::image::Blob) {
+        let (digest, size) = (blob.digest(), blob.bytes.len() as u64);
+        let reference = format!("test-{digest}");
+        let opened = self.content.writer(&self.ctx, &reference, size, Some(&digest)).await;
+        let mut writer = opened.expect("a writer");
+        writer.write(blob.bytes.clone().into()).await.expect("write");
+        writer.commit(Some(size), Some(&digest), Labels::new()).await.expect("commit");
+    }
+
+    /// Stores a record.
+    pub(crate) async fn name(&self, name: &str, target: gantry_core::Descriptor) -> Image {
+        let (created_at, updated_at) = Default::default();
+        let labels = Labels::new();
+        let image = Image { name: name.into(), labels, target, created_at, updated_at };
+        self.images.create(&self.ctx, image).await.expect("a record")
+    }
+
+    /// Names of all records.
+    pub(crate) async fn records(&self) -> Vec<String> {
+        let all = self.images.list(&self.ctx, &Filters::all()).await.expect("list");
+        all.into_iter().map(|image| image.name).collect()
     }
 
     /// Names of all snapshots of a snapshotter.
@@ -192,6 +257,11 @@ impl World {
         let records = self.images.list(&self.ctx, &Filters::all()).await.expect("list");
         assert!(records.is_empty(), "{records:?}");
     }
+}
+
+fn records(dir: &TempDir) -> Arc<GuardedDatabase> {
+    let db = gantry_metadata::RocksDatabase::open(dir.path().join("metadata"));
+    Arc::new(GuardedDatabase::new(Arc::new(db.expect("open the records"))))
 }
 
 pub(crate) fn request(reference: &str) -> PullRequest {
