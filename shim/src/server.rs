@@ -9,8 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gantry_ttrpc::containerd::task::v3::TaskServer;
-use gantry_ttrpc::gantry::shim::v1::{AdoptRequest, ShimServer};
+use gantry_ttrpc::gantry::shim::v1::AdoptRequest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -33,6 +32,8 @@ pub struct Identity {
     pub id: String,
     /// That container's bundle.
     pub bundle: PathBuf,
+    /// Where it listens, with the scheme; empty until it does.
+    pub address: String,
     /// Where events go; empty for nowhere.
     pub ttrpc_address: String,
     /// Write debug messages.
@@ -59,6 +60,7 @@ impl Identity {
             namespace: request.namespace.clone(),
             id: request.id.clone(),
             bundle,
+            address: String::new(),
             ttrpc_address: request.ttrpc_address.clone(),
             debug: request.debug,
         })
@@ -147,7 +149,7 @@ pub fn warm(fd: RawFd) -> Result<(), Error> {
         stream.set_nonblocking(true).map_err(failed)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
         let api = Api(service.clone());
-        let servers = (ShimServer(&api), TaskServer(&api));
+        let servers = api.servers();
         let mut connection = pin!(gantry_ttrpc::serve_connection(stream, &servers));
         let (adopted, connected) = tokio::select! {
             biased;
@@ -231,7 +233,7 @@ async fn serve(service: &Rc<Service>, listener: UnixListener, socket: &Path) -> 
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     let api = Api(service.clone());
-    let servers = (ShimServer(&api), TaskServer(&api));
+    let servers = api.servers();
     let stopped = async {
         service.stopped().await;
         // First the name goes: whoever comes now starts another shim.

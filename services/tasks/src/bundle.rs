@@ -2,25 +2,29 @@
 //!
 //! ```text
 //! <state>/io.containerd.runtime.v2.task/<namespace>/<id>/
-//!   config.json        the OCI specification
+//!   config.json        the OCI specification; a sandbox may have none
 //!   rootfs/            where the shim makes the root file system appear
-//!   work               link to a directory below <root>, for large files; for
-//!                      shims that are not our own, as is log
+//!   work               link to a directory below <root>, for large files
 //!   runtime            the runtime's name
+//!   sandbox            the sandbox whose shim has the task, if it is in one
+//!   mounted            there when the host has made a part of the root file system
 //!   shim-binary-path   the shim's program: written before it is started
 //!   bootstrap.json     where the shim listens: written as soon as it does
+//!   address            the same, as the shim itself writes it down
+//!   init.pid           the first process: written by the shim
 //!   log                FIFO into which shims that are not our own log
 //!   exits/             exit records that our own shim keeps
 //! ```
-//! All of this is written for the daemon that comes after this one.
+//! All of this is written for the daemon that comes after this one. Bundles of
+//! sandboxes are below `io.containerd.sandbox.controller.v1.shim` instead.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use gantry_core::tasks::Exit;
-use gantry_core::{Error, Namespace, Result, Timestamp};
+use gantry_core::{Error, Namespace, Result, Timestamp, faults};
 use nix::mount::{MntFlags, umount2};
 use serde::Deserialize;
 
@@ -51,13 +55,25 @@ impl Bundle {
         }
     }
 
+    /// The bundle of a sandbox.
+    pub(crate) fn of_sandbox(config: &TaskConfig, namespace: &Namespace, id: &str) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            id: id.to_owned(),
+            path: config.sandbox_bundles().join(namespace.as_str()).join(id),
+            work: config.sandbox_works().join(namespace.as_str()).join(id),
+        }
+    }
+
     /// Makes the directory with all that a shim finds in it.
     ///
     /// # Errors
     /// `AlreadyExists` when there is one; the system's.
     pub(crate) fn create(&self, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
-        if let Some(parent) = self.path.parent() {
-            directory(parent, 0o711, true)?;
+        if let Some(namespace) = self.path.parent().filter(|parent| !parent.exists()) {
+            for dir in namespace.parent().into_iter().chain([namespace]) {
+                directory(dir, 0o711, true)?;
+            }
         }
         directory(&self.path, 0o700, false)?;
         let filled = self.fill(spec, runtime, program);
@@ -69,21 +85,63 @@ impl Bundle {
 
     fn fill(&self, spec: &[u8], runtime: &str, program: &Program) -> Result<()> {
         directory(&self.path.join("rootfs"), 0o711, false)?;
+        directory(&self.work, 0o711, true)?;
+        let link = || symlink(&self.work, self.path.join("work"));
+        faults::around("link the work directory", link)
+            .map_err(|err| Error::io(format!("link work in {}", self.path.display()), err))?;
         if !program.own {
-            directory(&self.work, 0o711, true)?;
-            symlink(&self.work, self.path.join("work"))
-                .map_err(|err| Error::io(format!("link work in {}", self.path.display()), err))?;
             self.make_log()?;
         }
-        write(&self.path.join("config.json"), spec)?;
+        if !spec.is_empty() {
+            self.admit_root(spec)?;
+            write(&self.path.join("config.json"), spec)?;
+        }
         write(&self.path.join("runtime"), runtime.as_bytes())?;
         write(&self.path.join("shim-binary-path"), program.path.as_os_str().as_encoded_bytes())
+    }
+
+    /// Lets the root of a user namespace through to its root file system.
+    fn admit_root(&self, spec: &[u8]) -> Result<()> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Spec {
+            linux: Option<Linux>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Linux {
+            gid_mappings: Option<Vec<Mapping>>,
+        }
+        #[derive(Deserialize)]
+        struct Mapping {
+            #[serde(rename = "containerID")]
+            container: u32,
+            #[serde(rename = "hostID")]
+            host: u32,
+        }
+        // Most have no such namespace; what makes no sense the shim refuses.
+        const KEY: &[u8] = b"\"gidMappings\"";
+        if !spec.windows(KEY.len()).any(|window| window == KEY) {
+            return Ok(());
+        }
+        let spec: Spec = serde_json::from_slice(spec).unwrap_or_default();
+        let maps = spec.linux.and_then(|linux| linux.gid_mappings).unwrap_or_default();
+        let Some(root) = maps.iter().find(|map| map.container == 0 && map.host != 0) else {
+            return Ok(());
+        };
+        let admit = || {
+            std::os::unix::fs::chown(&self.path, None, Some(root.host))?;
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(0o710))
+        };
+        faults::around("let a mapped root into a bundle", admit)
+            .map_err(|err| Error::io(format!("set the group of {}", self.path.display()), err))
     }
 
     /// Makes the FIFO `log`, without which containerd's own shims don't start.
     fn make_log(&self) -> Result<()> {
         let path = self.log();
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
+        let make = || nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU);
+        faults::around("make the FIFO of a shim's log", make)
             .map_err(|err| Error::io(format!("make FIFO {}", path.display()), err.into()))
     }
 
@@ -102,7 +160,8 @@ impl Bundle {
         let tmp = self.path.join(".bootstrap.json");
         let path = self.path.join("bootstrap.json");
         write(&tmp, &json)?;
-        fs::rename(&tmp, &path).map_err(|err| Error::io(format!("make {}", path.display()), err))
+        faults::around("record where a shim listens", || fs::rename(&tmp, &path))
+            .map_err(|err| Error::io(format!("make {}", path.display()), err))
     }
 
     /// Where the shim listens, if it got that far: as this daemon wrote it,
@@ -116,6 +175,40 @@ impl Bundle {
         }
         let address = fs::read_to_string(self.path.join("address")).ok()?;
         Some(Endpoint::ttrpc(2, address.trim()))
+    }
+
+    /// Remembers that the task lives in a shim that is not its own: that of this
+    /// sandbox, or one that the client named, with an empty name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn write_sandbox(&self, sandbox: &str) -> Result<()> {
+        write(&self.path.join("sandbox"), sandbox.as_bytes())
+    }
+
+    /// Whether the task lives in a shim that is not its own.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.path.join("sandbox").exists()
+    }
+
+    /// Remembers that the host has made a part of the root file system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn write_mounted(&self) -> Result<()> {
+        write(&self.path.join("mounted"), &[])
+    }
+
+    /// The host has made nothing after all.
+    pub(crate) fn forget_mounted(&self) {
+        let forget = || fs::remove_file(self.path.join("mounted"));
+        // It goes with the bundle at the latest.
+        let _ = faults::around("forget what the host has mounted", forget);
+    }
+
+    /// Whether the host has made a part of the root file system.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.path.join("mounted").exists()
     }
 
     /// The shim's program, as it was when the task was made.
@@ -148,7 +241,7 @@ impl Bundle {
     pub(crate) fn remove(&self) -> Result<()> {
         let rootfs = self.path.join("rootfs");
         unmount(&rootfs);
-        match fs::remove_dir(&rootfs) {
+        match faults::around("remove a root directory", || fs::remove_dir(&rootfs)) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::failed_precondition(format!(
                     "remove {}: something is still mounted or stored there",
@@ -161,7 +254,7 @@ impl Bundle {
         remove_all(&self.work)?;
         // Under another name it is no bundle any more, whatever happens next.
         let hidden = self.path.with_file_name(format!(".{}", self.id));
-        match fs::rename(&self.path, &hidden) {
+        match faults::around("hide a bundle", || fs::rename(&self.path, &hidden)) {
             Ok(()) => remove_all(&hidden),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(_) => remove_all(&self.path),
@@ -174,7 +267,8 @@ fn unmount(path: &Path) {
     const MOST: usize = 64;
     for _ in 0..MOST {
         // EINVAL: nothing is mounted here any more.
-        if umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_err() {
+        let detach = || umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+        if faults::around("detach a root file system", detach).is_err() {
             return;
         }
     }
@@ -182,7 +276,7 @@ fn unmount(path: &Path) {
 
 /// Removes a directory tree; a missing one is no error.
 pub(crate) fn remove_all(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match faults::around("remove a tree of a bundle", || fs::remove_dir_all(path)) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", path.display()), err))
         }
@@ -191,19 +285,20 @@ pub(crate) fn remove_all(path: &Path) -> Result<()> {
 }
 
 fn directory(path: &Path, mode: u32, parents: bool) -> Result<()> {
-    DirBuilder::new()
-        .recursive(parents)
-        .mode(mode)
-        .create(path)
+    let make = || {
+        DirBuilder::new().recursive(parents).mode(mode).create(path)?;
+        // Whatever the daemon's mask takes away.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
+    faults::around("make a directory of a bundle", make)
         .map_err(|err| Error::io(format!("make directory {}", path.display()), err))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut options = OpenOptions::new();
-    let opened: io::Result<File> =
-        options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    opened
-        .and_then(|mut file| file.write_all(bytes))
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let write = || options.open(path).and_then(|mut file| file.write_all(bytes));
+    faults::around("write a file of a bundle", write)
         .map_err(|err| Error::io(format!("write {}", path.display()), err))
 }
 
@@ -211,7 +306,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
     use gantry_core::Kind;
-    use std::os::unix::fs::PermissionsExt;
 
     fn bundle(dir: &Path) -> (TaskConfig, Bundle) {
         let config = TaskConfig {

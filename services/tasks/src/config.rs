@@ -29,6 +29,8 @@ pub struct TaskConfig {
 
 /// The directory of bundles and work directories, named as containerd does.
 const RUNTIME_DIR: &str = "io.containerd.runtime.v2.task";
+/// The same for sandboxes.
+const SANDBOX_DIR: &str = "io.containerd.sandbox.controller.v1.shim";
 
 impl TaskConfig {
     /// Where the bundles are, by namespace and ID.
@@ -39,5 +41,15 @@ impl TaskConfig {
     /// Where the work directories are, by namespace and ID.
     pub(crate) fn works(&self) -> PathBuf {
         self.root.join(RUNTIME_DIR)
+    }
+
+    /// Where the bundles of sandboxes are, by namespace and ID.
+    pub(crate) fn sandbox_bundles(&self) -> PathBuf {
+        self.state.join(SANDBOX_DIR)
+    }
+
+    /// Where the work directories of sandboxes are, by namespace and ID.
+    pub(crate) fn sandbox_works(&self) -> PathBuf {
+        self.root.join(SANDBOX_DIR)
     }
 }

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use gantry_core::db::blocking;
 use gantry_core::tasks::Exit;
-use gantry_core::{Any, Context, Result, Timestamp};
+use gantry_core::{Any, Context, Error, Result, Timestamp, faults};
 use gantry_ttrpc::containerd::events::{TaskDelete, TaskExit};
 use gantry_ttrpc::containerd::task::v3::DeleteResponse;
 use gantry_ttrpc::{any, convert};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prost::{Message, Name};
+use tokio::net::UnixStream;
 
 use crate::bundle::Bundle;
-use crate::launch;
 use crate::manager::Inner;
 use crate::runtime::Program;
 use crate::shim::{self, Shim};
 use crate::task::{KILLED, Life, Task};
+use crate::{launch, rootfs};
 
 /// For `SHIM delete`: cgroups of many processes take a while to empty.
 const DELETE: Duration = Duration::from_secs(30);
@@ -31,6 +34,7 @@ pub(crate) async fn watch(inner: Arc<Inner>, task: Arc<Task>) {
             () = shim.connection().closed() => {}
             _ = life.wait_for(|life| !matches!(life, Life::Connected(_))) => return,
         }
+        let _leaving = task.leaving.lock().await;
         if task.is_gone() {
             return;
         }
@@ -92,7 +96,8 @@ pub(crate) fn announce(inner: &Inner, bundle: &Bundle, pid: u32, exit: Exit, exi
     publish(inner, &ctx, "/tasks/delete", &event);
 }
 
-fn publish<M: Name>(inner: &Inner, ctx: &Context, topic: &str, event: &M) {
+/// Publishes an event of the daemon's own.
+pub(crate) fn publish<M: Name>(inner: &Inner, ctx: &Context, topic: &str, event: &M) {
     let packed = any::pack(event);
     let event = Any { type_url: packed.type_url, value: packed.value };
     if let Err(err) = inner.events.publish(ctx, topic, event) {
@@ -126,7 +131,49 @@ pub(crate) async fn tear_down(
     let told = told.map(|answer| shim::deleted(&answer));
     let (pid, exit) = recorded.or(told).unwrap_or_else(|| (0, killed()));
     let exit = if exit.at.is_unset() { Exit { at: Timestamp::now(), ..exit } } else { exit };
+    rootfs::deactivate(inner, bundle).await;
     let bundle = bundle.clone();
     blocking(move || bundle.remove()).await?;
     Ok((pid, exit))
+}
+
+/// Cleans up behind a shim that does not go by itself, and ends it if it is our own and
+/// nobody else's.
+///
+/// # Errors
+/// The bundle can't be removed.
+pub(crate) async fn force(
+    inner: &Inner,
+    bundle: &Bundle,
+    program: &Program,
+    shim: &Shim,
+) -> Result<()> {
+    let guest = bundle.is_guest();
+    tear_down(inner, bundle, program).await?;
+    if program.own && !guest && !inner.shares_shim(bundle, shim) && !shim.connection().is_closed() {
+        tracing::warn!(id = %bundle.id, "kill a shim that does not go");
+        if let Err(err) = kill_shim(shim, program).await {
+            tracing::warn!(id = %bundle.id, error = %err, "kill a shim");
+        }
+    }
+    Ok(())
+}
+
+/// Kills the process that listens where this connection leads.
+async fn kill_shim(shim: &Shim, program: &Program) -> Result<()> {
+    let path = shim.endpoint.socket()?;
+    let failed = |err| Error::io(format!("kill the shim at {path}"), err);
+    let peer = UnixStream::connect(path).await.and_then(|peer| peer.peer_cred()).map_err(failed)?;
+    let pid = peer.pid().unwrap_or_default();
+    // Of a shim that was started long ago this may be its parent, whose number is
+    // somebody else's by now.
+    let line = tokio::fs::read(format!("/proc/{pid}/cmdline")).await.map_err(failed)?;
+    if !line.starts_with(program.path.as_os_str().as_encoded_bytes()) {
+        return Err(Error::not_found(format!("process {pid} at {path} is no shim: not found")));
+    }
+    kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|err| failed(err.into()))?;
+    // It can't any more.
+    let remove = tokio::fs::remove_file(path);
+    let _ = faults::around_async("remove the socket of a shim", remove).await;
+    Ok(())
 }

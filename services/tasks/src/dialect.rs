@@ -23,6 +23,20 @@ impl Endpoint {
         Self { version, address: address.into(), protocol: "ttrpc".into() }
     }
 
+    /// A task service that runs already, as a client names it: the protocol may
+    /// stand before the scheme, as in `ttrpc+unix:///run/s`.
+    pub(crate) fn named(version: u32, address: &str) -> Self {
+        let version = if version == 2 { 2 } else { 3 };
+        match address.split_once("://").and_then(|(scheme, _)| scheme.split_once('+')) {
+            Some((protocol, _)) => Self {
+                version,
+                address: address[protocol.len() + 1..].to_owned(),
+                protocol: protocol.to_owned(),
+            },
+            None => Self::ttrpc(version, address),
+        }
+    }
+
     /// The path of the socket.
     ///
     /// # Errors
@@ -65,17 +79,19 @@ pub(crate) fn parse(answer: &[u8]) -> Result<Endpoint> {
             return Ok(Endpoint::ttrpc(2, last));
         }
     }
-    match BootstrapResult::decode(answer) {
-        Ok(result) if result.address.contains("://") => Ok(Endpoint {
-            version: result.version,
-            address: result.address,
-            protocol: result.protocol,
-        }),
-        _ => Err(Error::internal(format!(
+    newest(answer).ok_or_else(|| {
+        Error::internal(format!(
             "the shim answered {:?} to `start`, which is no address",
             String::from_utf8_lossy(&answer[..answer.len().min(200)])
-        ))),
-    }
+        ))
+    })
+}
+
+/// Reads the answer of a shim that was started with parameters: a `BootstrapResult`.
+pub(crate) fn newest(answer: &[u8]) -> Option<Endpoint> {
+    let result = BootstrapResult::decode(answer).ok()?;
+    let BootstrapResult { version, address, protocol, .. } = result;
+    address.contains("://").then_some(Endpoint { version, address, protocol })
 }
 
 #[cfg(test)]
@@ -84,10 +100,11 @@ mod tests {
 
     #[test]
     fn the_three_answers() {
-        let bare = parse(b"unix:///run/containerd/s/abc\n").unwrap();
-        assert_eq!(bare, Endpoint::ttrpc(2, "unix:///run/containerd/s/abc"));
+        let bare = b"unix:///run/containerd/s/abc\n";
+        assert_eq!(parse(bare).unwrap(), Endpoint::ttrpc(2, "unix:///run/containerd/s/abc"));
         let json = br#"{"version":3,"address":"unix:///run/s","protocol":"ttrpc"}"#;
         assert_eq!(parse(json).unwrap(), Endpoint::ttrpc(3, "unix:///run/s"));
+        assert_eq!((newest(bare), newest(json)), (None, None));
         let binary = BootstrapResult {
             version: 3,
             address: "unix:///run/s".into(),
@@ -97,11 +114,30 @@ mod tests {
         assert_eq!(parse(&binary.encode_to_vec()).unwrap(), Endpoint::ttrpc(3, "unix:///run/s"));
     }
 
+    /// As they are on the wire: field numbers and types are the contract.
+    #[test]
+    fn bytes_of_the_newest_answer() {
+        let answer = b"\x08\x03\x12\x11unix:///run/s/abc\x1a\x05ttrpc";
+        assert_eq!(parse(answer).unwrap(), Endpoint::ttrpc(3, "unix:///run/s/abc"));
+        // With capabilities and metadata, of which nothing is known yet.
+        let more = b"\x08\x02\x12\x0aunix:///s1\x1a\x05ttrpc\x22\x01\x00\x2a\x06\x0a\x01a\x12\x01b";
+        assert_eq!(parse(more).unwrap(), Endpoint::ttrpc(2, "unix:///s1"));
+    }
+
     #[test]
     fn nonsense_is_refused() {
         for bad in [&b""[..], b"hello", b"{", b"\x08\x03", b"\xff\xff"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_address_that_a_client_names() {
+        let plain = Endpoint::named(0, "unix:///run/s");
+        assert_eq!((plain.version, plain.socket().unwrap()), (3, "/run/s"));
+        let old = Endpoint::named(2, "ttrpc+unix:///run/s");
+        assert_eq!((old.version, old.socket().unwrap()), (2, "/run/s"));
+        assert!(Endpoint::named(3, "grpc+vsock://1:2").socket().is_err());
     }
 
     #[test]

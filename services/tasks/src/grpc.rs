@@ -217,8 +217,11 @@ impl Service for TasksService {
 
     async fn checkpoint(
         &self,
-        _request: Request<api::CheckpointTaskRequest>,
+        request: Request<api::CheckpointTaskRequest>,
     ) -> Answer<api::CheckpointTaskResponse> {
+        let ctx = context::of(&request)?;
+        let id = request.into_inner().container_id;
+        self.tasks.get(&ctx, &id, "").await.map_err(to_wire)?;
         Err(no_criu("checkpoint a task"))
     }
 

@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use gantry_core::{Any, Error, Kind, Namespace, Result};
-use gantry_ttrpc::containerd::runtime::bootstrap::v1::{BootstrapParams, LogLevel};
+use gantry_core::{Any, Error, Kind, Result, faults};
+use gantry_ttrpc::containerd::runtime::bootstrap::v1::{BootstrapParams, Extension, LogLevel};
 use gantry_ttrpc::convert;
 use prost::Message;
 use tokio::io::AsyncWriteExt;
@@ -20,12 +20,15 @@ use crate::shim::Shim;
 const START: Duration = Duration::from_secs(30);
 /// The most that is read of what a shim prints.
 const MAX_OUTPUT: usize = 64 * 1024;
+/// A field that an Any has not. Among `BootstrapParams` it would be a text, and is none.
+const NO_PARAMS: [u8; 3] = [0x22, 1, 0xff];
 
 /// Starts a shim the way containerd does, and connects to it.
 ///
 /// There are two dialects of standard input, with no middle ground: older
 /// shims take nothing or their options and die of anything else; the newest
 /// insist on `BootstrapParams`. The older way is tried first, since it fails without a trace.
+/// An answer to the newer way counts only when it is given in that.
 ///
 /// # Errors
 /// `Internal` with what the shim said, `Unavailable` when it does not listen.
@@ -35,22 +38,54 @@ pub(crate) async fn cold(
     program: &Program,
     options: Option<&Any>,
 ) -> Result<Shim> {
-    let plain = options.map(|o| convert::any(o.clone()).encode_to_vec()).unwrap_or_default();
-    let endpoint = match start(config, bundle, program, &plain).await {
+    let first = start(config, bundle, program, &plain(options)).await;
+    let read = |answer: Vec<u8>| dialect::parse(&answer).map_err(|e| e.context("start the shim"));
+    let endpoint = match first.and_then(read) {
         Err(first) if !program.own && first.kind() != Kind::DeadlineExceeded => {
-            let params = params(config, &bundle.namespace, &bundle.id).encode_to_vec();
-            match start(config, bundle, program, &params).await {
-                Ok(endpoint) => endpoint,
-                Err(second) => {
-                    tracing::debug!(error = %second, "shim refused bootstrap parameters as well");
-                    return Err(first);
-                }
-            }
+            newest(config, bundle, program, options).await.ok_or(first)?
         }
         other => other?,
     };
-    bundle.write_endpoint(&endpoint)?;
-    Shim::connect(endpoint, &bundle.namespace).await
+    let connected = match bundle.write_endpoint(&endpoint) {
+        Ok(()) => Shim::connect(endpoint.clone(), &bundle.namespace).await,
+        Err(err) => Err(err),
+    };
+    if connected.is_err() {
+        end(endpoint, bundle).await;
+    }
+    connected
+}
+
+/// Starts a shim in the newest way.
+async fn newest(
+    config: &TaskConfig,
+    bundle: &Bundle,
+    program: &Program,
+    options: Option<&Any>,
+) -> Option<Endpoint> {
+    let params = params(config, bundle, options).encode_to_vec();
+    let answer = match start(config, bundle, program, &params).await {
+        Ok(answer) => answer,
+        Err(err) => {
+            tracing::debug!(error = %err, "the shim refused bootstrap parameters as well");
+            return None;
+        }
+    };
+    let endpoint = dialect::newest(&answer);
+    // One that knows no parameters may have taken them for something else.
+    if endpoint.is_none()
+        && let Ok(other) = dialect::parse(&answer)
+    {
+        end(other, bundle).await;
+    }
+    endpoint
+}
+
+/// Ends a shim that is of no use, as far as it can be reached.
+async fn end(endpoint: Endpoint, bundle: &Bundle) {
+    if let Ok(shim) = Shim::connect(endpoint, &bundle.namespace).await {
+        let _ = shim.shutdown(&bundle.id).await;
+    }
 }
 
 async fn start(
@@ -58,10 +93,10 @@ async fn start(
     bundle: &Bundle,
     program: &Program,
     stdin: &[u8],
-) -> Result<Endpoint> {
+) -> Result<Vec<u8>> {
     let mut command = command(config, bundle, program);
     command.arg("start");
-    dialect::parse(&run(command, stdin, START).await?).map_err(|err| err.context("start the shim"))
+    run(command, stdin, START).await
 }
 
 /// The command line that every shim understands; the action is still to come.
@@ -105,7 +140,7 @@ pub(crate) async fn run(mut command: Command, stdin: &[u8], limit: Duration) -> 
     command.process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |err| Error::io(format!("run {program}"), err);
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = faults::around("run a shim's program", || command.spawn()).map_err(failed)?;
     let input = child.stdin.take();
     let work = async {
         if let Some(mut input) = input {
@@ -133,16 +168,39 @@ pub(crate) async fn run(mut command: Command, stdin: &[u8], limit: Duration) -> 
     Err(Error::internal(format!("run {program}: {}: {}", output.status, said.trim())))
 }
 
-fn params(config: &TaskConfig, namespace: &Namespace, id: &str) -> BootstrapParams {
+/// Options as older shims take them: an Any, which the newest don't take for parameters.
+fn plain(options: Option<&Any>) -> Vec<u8> {
+    let Some(options) = options else { return Vec::new() };
+    [convert::any(options.clone()).encode_to_vec().as_slice(), &NO_PARAMS].concat()
+}
+
+fn params(config: &TaskConfig, bundle: &Bundle, options: Option<&Any>) -> BootstrapParams {
     let level = if config.debug { LogLevel::Debug } else { LogLevel::Info };
+    let options = options.map(|options| Extension { value: Some(convert::any(options.clone())) });
     BootstrapParams {
-        instance_id: id.to_owned(),
-        namespace: namespace.as_str().to_owned(),
+        instance_id: bundle.id.clone(),
+        namespace: bundle.namespace.as_str().to_owned(),
         log_level: level.into(),
         containerd_version: env!("CARGO_PKG_VERSION").to_owned(),
         containerd_ttrpc_address: config.ttrpc_address.clone(),
         containerd_grpc_address: config.grpc_address.clone(),
         containerd_binary: config.daemon_path.display().to_string(),
+        extensions: options.into_iter().collect(),
         ..BootstrapParams::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_no_parameters() {
+        let options = Any { type_url: "containerd.runc.v1.Options".into(), value: vec![0x20, 7] };
+        let any = convert::any(options.clone());
+        assert!(BootstrapParams::decode(any.encode_to_vec().as_slice()).is_ok());
+        let plain = plain(Some(&options));
+        assert!(BootstrapParams::decode(plain.as_slice()).is_err());
+        assert_eq!(prost_types::Any::decode(plain.as_slice()).unwrap(), any);
     }
 }

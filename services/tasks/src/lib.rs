@@ -12,6 +12,9 @@
 //! | `shim` | calls to a shim, each with its limit of time |
 //! | `task` | one task: its connection, what is known of it, who waits for it |
 //! | `create`, `manager` | the service itself |
+//! | `rootfs` | root file systems that the host has to make a part of |
+//! | `sandbox` | sandboxes: shims that several containers share, and their controller |
+//! | `options`, `info` | what the daemon reads of a runtime's options; what a runtime says it can do |
 //! | `death`, `recover` | shims that were killed, daemons that were restarted |
 //!
 //! Architecture invariant: nothing here holds a lock across an await, and a
@@ -24,10 +27,14 @@ mod create;
 mod death;
 mod dialect;
 pub mod grpc;
+mod info;
 mod launch;
 mod manager;
+mod options;
 mod recover;
+mod rootfs;
 mod runtime;
+pub mod sandbox;
 mod shim;
 mod task;
 mod warm;

@@ -5,20 +5,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use gantry_core::containers::Containers;
 use gantry_core::events::Events;
+use gantry_core::mounts::MountManager;
+use gantry_core::sandboxes::Sandboxes;
 use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Metrics, Process, Status, Tasks};
 use gantry_core::{Any, Context, Error, Namespace, Result, Timestamp, validate_identifier};
 use tracing::Instrument;
 
 use crate::bundle::Bundle;
+use crate::shim::Shim;
 use crate::task::Task;
 use crate::warm::Pool;
-use crate::{TaskConfig, create, recover};
+use crate::{TaskConfig, create, recover, sandbox};
 
-/// Tasks in shims: the implementation of [`Tasks`].
+/// Tasks and sandboxes in shims: the implementation of [`Tasks`] and of
+/// [`gantry_core::sandboxes::SandboxController`].
 ///
 /// [`TaskManager::recover`] is to be called once, before requests are served.
 pub struct TaskManager {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 type Key = (Namespace, String);
@@ -28,7 +32,12 @@ pub(crate) struct Inner {
     pub(crate) config: Arc<TaskConfig>,
     pub(crate) containers: Arc<dyn Containers>,
     pub(crate) events: Arc<dyn Events>,
+    pub(crate) mounts: Arc<dyn MountManager>,
     pub(crate) pool: Option<Pool>,
+    /// The records of sandboxes.
+    pub(crate) records: Arc<dyn Sandboxes>,
+    /// The sandboxes that are there.
+    pub(crate) sandboxes: sandbox::Table,
     /// All tasks. Held for looking up and changing entries only.
     tasks: Mutex<HashMap<Key, Slot>>,
     /// Exits of tasks whose shim was found dead at start-up, until somebody
@@ -115,11 +124,11 @@ impl Inner {
         self.lost().insert(key_of(bundle), exit);
     }
 
-    /// Whether another task lives in the same shim.
-    pub(crate) fn shares_shim(&self, task: &Arc<Task>) -> bool {
-        let address = task.shim().endpoint.address;
-        let others: Vec<_> = self.ready().filter(|other| !Arc::ptr_eq(other, task)).collect();
-        others.iter().any(|other| other.shim().endpoint.address == address)
+    /// Whether a task with another ID lives in the same shim.
+    pub(crate) fn shares_shim(&self, bundle: &Bundle, shim: &Shim) -> bool {
+        let key = key_of(bundle);
+        let mut others = self.ready().filter(|other| key_of(&other.bundle) != key);
+        others.any(|other| other.shim().endpoint.address == shim.endpoint.address)
     }
 
     /// All tasks that are there.
@@ -156,10 +165,15 @@ impl Inner {
             Some(task) => Ok(task),
             None => {
                 self.containers.get(ctx, id).await?;
-                Err(Error::not_found(format!("task {id} not found")))
+                Err(not_found(id))
             }
         }
     }
+}
+
+/// What is said of a task that is not there, though its container is.
+pub(crate) fn not_found(id: &str) -> Error {
+    Error::not_found(format!("task {id} not found"))
 }
 
 fn key_of(bundle: &Bundle) -> Key {
@@ -174,7 +188,9 @@ impl TaskManager {
     pub fn new(
         config: TaskConfig,
         containers: Arc<dyn Containers>,
+        sandboxes: Arc<dyn Sandboxes>,
         events: Arc<dyn Events>,
+        mounts: Arc<dyn MountManager>,
     ) -> Result<Arc<Self>> {
         crate::runtime::resolve(&config, "")?;
         let config = Arc::new(config);
@@ -183,7 +199,10 @@ impl TaskManager {
             config,
             containers,
             events,
+            mounts,
             pool,
+            records: sandboxes,
+            sandboxes: sandbox::Table::default(),
             tasks: Mutex::default(),
             lost: Mutex::default(),
         };
@@ -201,7 +220,7 @@ impl TaskManager {
     }
 
     /// Runs something to its end, even when the caller goes away half-way.
-    async fn to_the_end<T, F>(work: F) -> Result<T>
+    pub(crate) async fn to_the_end<T, F>(work: F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,

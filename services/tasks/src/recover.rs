@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future;
 use futures::stream::{self, StreamExt};
 use gantry_core::db::blocking;
 use gantry_core::tasks::Process;
-use gantry_core::{Context, Error, Namespace, Result, validate_identifier};
+use gantry_core::{Context, Error, Kind, Namespace, Result, validate_identifier};
 
 use crate::TaskConfig;
 use crate::bundle::{self, Bundle};
@@ -16,7 +17,7 @@ use crate::manager::Inner;
 use crate::runtime::{self, Program};
 use crate::shim::Shim;
 use crate::task::Task;
-use crate::{create, death};
+use crate::{create, death, sandbox};
 
 /// Bundles looked at side by side.
 const AT_ONCE: usize = 16;
@@ -24,39 +25,62 @@ const AT_ONCE: usize = 16;
 const KILL: u32 = 9;
 /// A container that was killed ends within this time, or is left to `delete`.
 const END: Duration = Duration::from_secs(10);
+/// What nobody asked for ends within this time, or while the daemon serves already.
+const WELL: Duration = Duration::from_secs(2);
+
+/// A shim whose container has no record, or that has no container.
+struct Unwanted {
+    bundle: Bundle,
+    program: Program,
+    shim: Shim,
+}
 
 /// Connects to every shim that lives, and removes what is dead.
 ///
 /// # Errors
 /// The directory of bundles can't be read. Trouble with one bundle is logged.
 pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<()> {
+    sandbox::recover::recover(inner).await?;
     let config = Arc::clone(&inner.config);
-    let bundles = blocking(move || {
-        let root = config.bundles();
-        let mut found = Vec::new();
-        for (namespace, path) in entries(&root)? {
-            let Ok(namespace) = Namespace::new(namespace) else { continue };
-            for (id, path) in entries(&path)? {
-                if validate_identifier(&id).is_ok() {
-                    found.push(Bundle::of(&config, &namespace, &id));
-                } else if id.starts_with('.') {
-                    // Half removed.
-                    bundle::remove_all(&path)?;
-                }
+    let bundles = blocking(move || bundles(&config, &config.bundles(), Bundle::of)).await?;
+    let unwanted: Vec<_> = stream::iter(bundles)
+        .map(|bundle| async move {
+            let id = bundle.id.clone();
+            adopt(inner, bundle).await.unwrap_or_else(|err| {
+                tracing::warn!(id = %id, error = %err, "a task could not be recovered");
+                None
+            })
+        })
+        .buffer_unordered(AT_ONCE)
+        .filter_map(future::ready)
+        .collect()
+        .await;
+    // A shim of theirs may be another's as well: by now it is known whose.
+    future::join_all(unwanted.into_iter().map(|one| abandon(inner, one))).await;
+    Ok(())
+}
+
+/// The bundles below a directory. What is half removed goes now.
+///
+/// # Errors
+/// A directory can't be read.
+pub(crate) fn bundles(
+    config: &TaskConfig,
+    root: &Path,
+    of: fn(&TaskConfig, &Namespace, &str) -> Bundle,
+) -> Result<Vec<Bundle>> {
+    let mut found = Vec::new();
+    for (namespace, path) in entries(root)? {
+        let Ok(namespace) = Namespace::new(namespace) else { continue };
+        for (id, path) in entries(&path)? {
+            if validate_identifier(&id).is_ok() {
+                found.push(of(config, &namespace, &id));
+            } else if id.starts_with('.') {
+                bundle::remove_all(&path)?;
             }
         }
-        Ok(found)
-    })
-    .await?;
-    stream::iter(bundles)
-        .for_each_concurrent(AT_ONCE, |bundle| async move {
-            let id = bundle.id.clone();
-            if let Err(err) = adopt(inner, bundle).await {
-                tracing::warn!(id = %id, error = %err, "a task could not be recovered");
-            }
-        })
-        .await;
-    Ok(())
+    }
+    Ok(found)
 }
 
 /// Whether there are bundles below a state directory.
@@ -65,10 +89,12 @@ pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<()> {
 /// A directory can't be read.
 pub fn has_bundles(state: &Path) -> Result<bool> {
     let config = TaskConfig { state: state.to_owned(), ..TaskConfig::default() };
-    for (_, namespace) in entries(&config.bundles())? {
-        // What is hidden is half removed.
-        if entries(&namespace)?.iter().any(|(id, _)| !id.starts_with('.')) {
-            return Ok(true);
+    for root in [config.bundles(), config.sandbox_bundles()] {
+        for (_, namespace) in entries(&root)? {
+            // What is hidden is half removed.
+            if entries(&namespace)?.iter().any(|(id, _)| !id.starts_with('.')) {
+                return Ok(true);
+            }
         }
     }
     Ok(false)
@@ -90,7 +116,8 @@ fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
     Ok(found)
 }
 
-async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<()> {
+/// Takes over what a bundle tells of, unless nobody wants it.
+async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<Option<Unwanted>> {
     let program = match bundle.program(&inner.config) {
         Some(program) => program,
         // The daemon ended while it wrote the bundle: nothing was started.
@@ -106,28 +133,26 @@ async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<()> {
         Some(endpoint) => Shim::connect(endpoint, &bundle.namespace).await.ok(),
         None => None,
     };
-    let Some(shim) = shim else { return lost(inner, bundle, program).await };
-    let state = shim.state(&bundle.id, "").await;
-    if let Err(err) = &state
-        && shim.is_lost(err).await
-    {
-        // It was about to die.
-        return lost(inner, bundle, program).await;
+    let Some(shim) = shim else {
+        lost(inner, bundle, program).await?;
+        return Ok(None);
+    };
+    if !wanted {
+        return Ok(Some(Unwanted { bundle, program, shim }));
     }
-    match state {
-        Ok(state) if wanted => {
-            resume(inner, bundle, program, shim, state);
-            Ok(())
-        }
+    match shim.state(&bundle.id, "").await {
+        Ok(state) => resume(inner, bundle, program, shim, state),
+        // It was about to die.
+        Err(err) if shim.is_lost(&err).await => lost(inner, bundle, program).await?,
+        Err(err) if err.is_not_found() => return Ok(Some(Unwanted { bundle, program, shim })),
         // A shim that hangs now may answer later: what it has is a container's.
-        Err(err) if wanted && !err.is_not_found() => {
+        Err(err) => {
             tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
             let unknown = Process { container_id: bundle.id.clone(), ..Process::default() };
             resume(inner, bundle, program, shim, unknown);
-            Ok(())
         }
-        _ => abandon(inner, bundle, program, &shim).await,
     }
+    Ok(None)
 }
 
 fn resume(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim, init: Process) {
@@ -135,7 +160,8 @@ fn resume(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim, init
     if !program.own {
         create::drain_log(&bundle);
     }
-    let task = Task::new(bundle, program, shim, init);
+    let guest = bundle.is_guest();
+    let task = Task::new(bundle, program, shim, init, guest);
     if inner.insert(Arc::clone(&task)) {
         create::watch(inner, task);
     }
@@ -151,16 +177,46 @@ async fn lost(inner: &Arc<Inner>, bundle: Bundle, program: Program) -> Result<()
     Ok(())
 }
 
-/// The shim lives, but its container has no record or it has no container.
-async fn abandon(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: &Shim) -> Result<()> {
+/// Ends a shim that nobody asked for. Its ID is taken until that is done.
+async fn abandon(inner: &Arc<Inner>, unwanted: Unwanted) {
+    let Unwanted { bundle, program, shim } = unwanted;
     tracing::info!(id = %bundle.id, "end a shim that nobody asked for");
-    let id = &bundle.id;
+    let ctx = Context::new(bundle.namespace.clone());
+    let Ok(reservation) = inner.reserve(&ctx, &bundle.id) else { return };
+    let inner = Arc::clone(inner);
+    let ending = tokio::spawn(async move {
+        let _reservation = reservation;
+        let ended = match ask_to_end(&shim, &bundle).await {
+            Ok(()) => death::tear_down(&inner, &bundle, &program).await.map(drop),
+            Err(err) => {
+                tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
+                death::force(&inner, &bundle, &program, &shim).await
+            }
+        };
+        if let Err(err) = ended {
+            tracing::warn!(id = %bundle.id, error = %err, "clean up behind a shim");
+        }
+    });
+    let _ = tokio::time::timeout(WELL, ending).await;
+}
+
+/// Has a shim end its container and itself.
+///
+/// # Errors
+/// It does not answer.
+async fn ask_to_end(shim: &Shim, bundle: &Bundle) -> Result<()> {
     // Each step may find that it has been done.
-    let _ = shim.kill(id, "", KILL, true).await;
+    let answered = |done: Result<()>| match done {
+        Err(err) if err.kind() == Kind::DeadlineExceeded => Err(err),
+        _ => Ok(()),
+    };
+    let id = &bundle.id;
+    answered(shim.kill(id, "", KILL, true).await)?;
     let _ = tokio::time::timeout(END, shim.wait(id, "")).await;
-    let _ = shim.delete(id, "").await;
-    let _ = shim.shutdown(id).await;
-    let _ = tokio::time::timeout(END, shim.connection().closed()).await;
-    death::tear_down(inner, &bundle, &program).await?;
+    answered(shim.delete(id, "").await.map(drop))?;
+    if !bundle.is_guest() {
+        answered(shim.shutdown(id).await)?;
+        let _ = tokio::time::timeout(END, shim.connection().closed()).await;
+    }
     Ok(())
 }

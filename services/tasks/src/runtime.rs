@@ -3,13 +3,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use gantry_core::{Error, Result};
+use gantry_core::{Any, Error, Result};
 
-use crate::TaskConfig;
+use crate::{TaskConfig, options};
 
-/// Runtime names that Gantry's own shim serves. Most clients ask for the
-/// second one without thinking of it.
-const OWN: [&str; 2] = ["io.containerd.gantry.v2", "io.containerd.runc.v2"];
+/// The runtime that most clients ask for without thinking of it.
+const USUAL: &str = "io.containerd.runc.v2";
+/// Runtime names that Gantry's own shim serves.
+const OWN: [&str; 2] = ["io.containerd.gantry.v2", USUAL];
 
 /// A shim's program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,35 @@ pub(crate) fn resolve(config: &TaskConfig, name: &str) -> Result<Program> {
     let dirs = search_path(config, std::env::var_os("PATH"));
     resolve_in(config, name, &dirs)
         .map_err(|err| err.context("failed to start shim: failed to resolve runtime path"))
+}
+
+/// The same for a task with these options. Who asks the usual runtime for one
+/// certain program of runc's kind, by its path, gets the shim that executes it, where
+/// that is installed; our own stands for runc elsewhere.
+///
+/// # Errors
+/// As above; `InvalidArgument` for options that can't be decoded.
+pub(crate) fn choose(config: &TaskConfig, name: &str, options: Option<&Any>) -> Result<Program> {
+    let dirs = search_path(config, std::env::var_os("PATH"));
+    choose_in(config, name, options, &dirs)
+        .map_err(|err| err.context("failed to start shim: failed to resolve runtime path"))
+}
+
+fn choose_in(
+    config: &TaskConfig,
+    name: &str,
+    options: Option<&Any>,
+    dirs: &[PathBuf],
+) -> Result<Program> {
+    let mapped = config.runtimes.contains_key(name);
+    if name == USUAL && !mapped && options::certain_runtime(options)?.is_some() {
+        let binary = binary_name(USUAL).unwrap_or_default();
+        let path = dirs.iter().map(|dir| dir.join(&binary)).find(|path| is_program(path));
+        if let Some(path) = path {
+            return Ok(Program::at(config, path));
+        }
+    }
+    resolve_in(config, name, dirs)
 }
 
 fn resolve_in(config: &TaskConfig, name: &str, dirs: &[PathBuf]) -> Result<Program> {
@@ -134,6 +164,29 @@ mod tests {
         assert!(!found.own);
         config.runtimes.insert("io.containerd.runc.v2".into(), other.clone());
         assert_eq!(resolve_in(&config, "io.containerd.runc.v2", &dirs).unwrap().path, other);
+    }
+
+    #[test]
+    fn whoever_names_runc_by_its_path_gets_the_shim_that_executes_it() {
+        use gantry_ttrpc::{any, containerd::runc::v1::Options, convert};
+        let dir = tempfile::tempdir().unwrap();
+        let own = program(dir.path(), "containerd-shim-gantry-v2");
+        let mut config = TaskConfig { shim_path: own.clone(), ..TaskConfig::default() };
+        let dirs = search_path(&config, None);
+        let named = |name: &str| {
+            let options = Options { binary_name: name.into(), ..Options::default() };
+            Some(convert::from_any(any::pack(&options)))
+        };
+        let chosen = |config: &TaskConfig, runtime: &str, name: &str| {
+            choose_in(config, runtime, named(name).as_ref(), &dirs).unwrap().path
+        };
+        assert_eq!(chosen(&config, USUAL, "/usr/sbin/runc"), own, "it is not installed");
+        let runc = program(dir.path(), "containerd-shim-runc-v2");
+        assert_eq!(chosen(&config, USUAL, "/usr/sbin/runc"), runc);
+        assert_eq!(chosen(&config, USUAL, "runc"), own, "a name is said by habit");
+        assert_eq!(chosen(&config, "io.containerd.gantry.v2", "/usr/sbin/runc"), own);
+        config.runtimes.insert(USUAL.into(), own.clone());
+        assert_eq!(chosen(&config, USUAL, "/usr/sbin/runc"), own, "the configuration says so");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Process, Status, Stdio};
-use gantry_core::{Any, Error, Kind, Namespace, Result};
+use gantry_core::{Any, Error, Kind, Namespace, Result, faults};
 use gantry_ttrpc::containerd::task::v3 as api;
 use gantry_ttrpc::containerd::v1::types::Status as WireStatus;
 use gantry_ttrpc::{CallOptions, Client, NAMESPACE_KEY, convert};
@@ -11,8 +11,9 @@ use tokio::net::UnixStream;
 
 use crate::dialect::Endpoint;
 
-/// Preparing a container takes mounts, which other people's disks can delay.
-const CREATE: Duration = Duration::from_secs(120);
+/// Preparing a container takes mounts, which other people's disks can delay. Our own shim
+/// gives up and says so some time before.
+const CREATE: Duration = Duration::from_secs(150);
 /// Starting and deleting run hooks.
 const SLOW: Duration = Duration::from_secs(60);
 /// Everything else.
@@ -69,7 +70,8 @@ impl Shim {
         err.kind() == Kind::Unavailable && tokio::time::timeout(MOMENT, closed).await.is_ok()
     }
 
-    fn options(&self, timeout: Option<Duration>) -> CallOptions {
+    /// Options of a call: the namespace, and how long it may take.
+    pub(crate) fn options(&self, timeout: Option<Duration>) -> CallOptions {
         let metadata = vec![(NAMESPACE_KEY.to_owned(), self.namespace.clone())];
         CallOptions { metadata, timeout }
     }
@@ -91,19 +93,35 @@ impl Shim {
             options: task.options.clone().map(convert::any),
             ..Default::default()
         };
-        Ok(self.task.create(&request, &self.limit(CREATE)).await?.pid)
+        Ok(faults::around_async(
+            "ask a shim to create",
+            self.task.create(&request, &self.limit(CREATE)),
+        )
+        .await?
+        .pid)
     }
 
     /// Lets a prepared process run.
     pub(crate) async fn start(&self, id: &str, exec_id: &str) -> Result<u32> {
         let request = api::StartRequest { id: id.into(), exec_id: exec_id.into() };
-        Ok(self.task.start(&request, &self.limit(SLOW)).await?.pid)
+        Ok(faults::around_async(
+            "ask a shim to start",
+            self.task.start(&request, &self.limit(SLOW)),
+        )
+        .await?
+        .pid)
     }
 
     /// Takes a stopped process away.
     pub(crate) async fn delete(&self, id: &str, exec_id: &str) -> Result<(u32, Exit)> {
         let request = api::DeleteRequest { id: id.into(), exec_id: exec_id.into() };
-        Ok(deleted(&self.task.delete(&request, &self.limit(SLOW)).await?))
+        Ok(deleted(
+            &faults::around_async(
+                "ask a shim to delete",
+                self.task.delete(&request, &self.limit(SLOW)),
+            )
+            .await?,
+        ))
     }
 
     /// What a process does.
@@ -124,7 +142,8 @@ impl Shim {
     /// Sends a signal.
     pub(crate) async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let request = api::KillRequest { id: id.into(), exec_id: exec_id.into(), signal, all };
-        self.task.kill(&request, &self.limit(QUICK)).await?;
+        faults::around_async("ask a shim to kill", self.task.kill(&request, &self.limit(QUICK)))
+            .await?;
         Ok(())
     }
 
@@ -139,7 +158,8 @@ impl Shim {
             stderr: process.stdio.stderr.clone(),
             spec: Some(convert::any(process.spec.clone())),
         };
-        self.task.exec(&request, &self.limit(SLOW)).await?;
+        faults::around_async("ask a shim to exec", self.task.exec(&request, &self.limit(SLOW)))
+            .await?;
         Ok(())
     }
 
@@ -161,13 +181,21 @@ impl Shim {
 
     /// Freezes all processes.
     pub(crate) async fn pause(&self, id: &str) -> Result<()> {
-        self.task.pause(&api::PauseRequest { id: id.into() }, &self.limit(QUICK)).await?;
+        faults::around_async(
+            "ask a shim to pause",
+            self.task.pause(&api::PauseRequest { id: id.into() }, &self.limit(QUICK)),
+        )
+        .await?;
         Ok(())
     }
 
     /// Lets them go on.
     pub(crate) async fn resume(&self, id: &str) -> Result<()> {
-        self.task.resume(&api::ResumeRequest { id: id.into() }, &self.limit(QUICK)).await?;
+        faults::around_async(
+            "ask a shim to resume",
+            self.task.resume(&api::ResumeRequest { id: id.into() }, &self.limit(QUICK)),
+        )
+        .await?;
         Ok(())
     }
 
@@ -186,7 +214,11 @@ impl Shim {
             resources: Some(convert::any(resources)),
             ..Default::default()
         };
-        self.task.update(&request, &self.limit(QUICK)).await?;
+        faults::around_async(
+            "ask a shim to update",
+            self.task.update(&request, &self.limit(QUICK)),
+        )
+        .await?;
         Ok(())
     }
 
@@ -200,7 +232,11 @@ impl Shim {
     /// Ends the shim; one that has other containers stays.
     pub(crate) async fn shutdown(&self, id: &str) -> Result<()> {
         let request = api::ShutdownRequest { id: id.into(), now: false };
-        self.task.shutdown(&request, &self.limit(QUICK)).await?;
+        faults::around_async(
+            "ask a shim to shutdown",
+            self.task.shutdown(&request, &self.limit(QUICK)),
+        )
+        .await?;
         Ok(())
     }
 }

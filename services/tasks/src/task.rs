@@ -18,10 +18,14 @@ pub(crate) struct Task {
     pub(crate) bundle: Bundle,
     /// Its shim's program.
     pub(crate) program: Program,
+    /// It lives in a shim that is not its own, and that stays without it.
+    pub(crate) guest: bool,
     /// What is known. Held for reading and changing it only.
     known: Mutex<Known>,
     /// What became of the shim.
     life: watch::Sender<Life>,
+    /// Held while it is taken away, by whomever: what comes after may be another task's.
+    pub(crate) leaving: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -66,10 +70,17 @@ impl Answer {
 
 impl Task {
     /// A task with its connection.
-    pub(crate) fn new(bundle: Bundle, program: Program, shim: Shim, init: Process) -> Arc<Self> {
+    pub(crate) fn new(
+        bundle: Bundle,
+        program: Program,
+        shim: Shim,
+        init: Process,
+        guest: bool,
+    ) -> Arc<Self> {
         let known = Mutex::new(Known { shim, init, waits: HashMap::new() });
         let life = watch::Sender::new(Life::Connected(0));
-        Arc::new(Self { bundle, program, known, life })
+        let leaving = tokio::sync::Mutex::new(());
+        Arc::new(Self { bundle, program, guest, known, life, leaving })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

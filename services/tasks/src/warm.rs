@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gantry_core::{Error, Result};
+use gantry_core::{Error, Result, faults};
 use gantry_ttrpc::gantry::shim::v1::{AdoptRequest, ShimClient};
 use gantry_ttrpc::{CallOptions, Client};
 use tokio::net::UnixStream;
@@ -165,7 +165,7 @@ fn spawn(config: &TaskConfig) -> Result<Ready> {
     launch::environment(config, &mut command);
     command.args(["-warm", "0"]).current_dir("/").process_group(0);
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().map_err(failed)?;
+    let child = faults::around("start a shim that waits", || command.spawn()).map_err(failed)?;
     let client = Client::new(UnixStream::from_std(ours).map_err(failed)?);
     Ok(Ready { client, child })
 }

@@ -3,6 +3,7 @@
 //!
 //! The root file system is the host's own, read-only, so nothing has to be fetched. Needs root.
 
+mod cases;
 mod fixture;
 
 use std::time::Duration;
@@ -10,6 +11,9 @@ use std::time::Duration;
 use fixture::{Host, SHIM};
 use gantry_core::tasks::{ExecProcess, Status, Tasks};
 use gantry_core::{Any, Kind};
+use gantry_ttrpc::containerd::runc::v1::Options;
+use gantry_ttrpc::{any, convert};
+use nix::sys::signal::Signal;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn life_of_a_task() {
@@ -122,10 +126,52 @@ async fn a_daemon_that_is_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_hangs_and_that_nobody_wants() {
+    let mut host = Host::new(0).await;
+    host.run("c1", &["sleep", "1000"], SHIM).await;
+    let pid = host.manager().list(&host.ctx).await.unwrap()[0].pid;
+    let shim = host.signal_shim(&host.bundle("c1"), Signal::SIGSTOP);
+    host.stop();
+    host.forget("c1");
+    let start = host.restart();
+    tokio::time::timeout(Duration::from_secs(5), start).await.expect("nothing holds it up");
+    host.container("c1", &["true"], SHIM);
+    let taken = host.manager().create(&host.ctx, host.task("c1")).await.unwrap_err();
+    assert_eq!(taken.kind(), Kind::AlreadyExists);
+    fixture::process_gone(shim).await;
+    fixture::process_gone(pid).await;
+    assert!(!host.bundle("c1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_deletes() {
+    let host = Host::new(1).await;
+    let tasks = host.manager();
+    host.container("c1", &["true"], SHIM);
+    tasks.create(&host.ctx, host.task("c1")).await.unwrap();
+    let (one, two) =
+        tokio::join!(tasks.delete(&host.ctx, "c1", ""), tasks.delete(&host.ctx, "c1", ""));
+    let (done, refused) = if one.is_ok() { (one, two) } else { (two, one) };
+    assert_eq!(done.unwrap().1.status, 137);
+    assert_eq!(refused.unwrap_err().to_string(), "task c1 not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn containerds_own_shim() {
     let host = Host::new(0).await;
     let tasks = host.manager();
     const RUNC: &str = "/usr/bin/containerd-shim-runc-v2";
+    host.container("c0", &["true"], RUNC);
+    let mut shifted = host.task("c0");
+    shifted.rootfs[0].options.push("uidmap=0:5000:1".into());
+    let err = tasks.create(&host.ctx, shifted).await.unwrap_err();
+    assert!(err.kind() == Kind::Unimplemented && err.to_string().contains("uidmap="), "{err}");
+    assert!(!host.bundle("c0").exists());
+    let options = any::pack(&Options { no_new_keyring: true, ..Options::default() });
+    host.change("c0", |c| c.runtime.options = Some(convert::from_any(options)));
+    tasks.create(&host.ctx, host.task("c0")).await.unwrap();
+    tasks.delete(&host.ctx, "c0", "").await.unwrap();
+
     host.run("c1", &["sleep", "1000"], RUNC).await;
     assert_eq!(tasks.get(&host.ctx, "c1", "").await.unwrap().status, Status::Running);
     host.end("c1").await;

@@ -149,6 +149,18 @@ mod tests {
         );
     }
 
+    /// As they are on the wire: field numbers and types are the contract.
+    #[test]
+    fn bytes_of_the_newest_dialect() {
+        let params = b"\x0a\x02c1\x12\x07default\x22\x052.4.0\x2a\x0c/run/c.ttrpc\
+            \x32\x07/run/c.\x3a\x06/bin/c\x4a\x06/run/x";
+        let dialect = Dialect::of(params, &flags(), &env(Some(2)));
+        assert_eq!(dialect.ttrpc_address(), Some("/run/c.ttrpc"));
+        assert_eq!(dialect.socket_dir(), Some("/run/x".into()));
+        let answer = b"\x08\x03\x12\x11unix:///run/s/abc\x1a\x05ttrpc";
+        assert_eq!(dialect.answer(ADDRESS), answer);
+    }
+
     #[test]
     fn foreign_bootstrap_params_are_not_believed() {
         let params = BootstrapParams {

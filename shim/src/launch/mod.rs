@@ -4,6 +4,7 @@ mod address;
 mod cli;
 mod delete;
 mod dialect;
+mod features;
 mod info;
 mod start;
 
@@ -62,7 +63,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Containers must not reach this program's file: see `runtime::seal`.
         Command::Start(flags) => sealed().and_then(|()| start::run(&flags, &env)),
         Command::Delete(flags) => delete::run(&flags).and_then(|answer| say(&answer)),
-        Command::Info => say(&info::message()),
+        Command::Info => start::read_stdin()
+            .and_then(|options| info::message(&options))
+            .and_then(|info| say(&info)),
         Command::Version => say(info::version().as_bytes()),
         Command::Help => say(format!("{USAGE}\n").as_bytes()),
         Command::Warm(fd) => sealed().and_then(|()| server::warm(fd)),

@@ -6,7 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::ForkResult;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Backlog, listen};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid};
 
 use super::address::{self, Bound};
 use super::{Dialect, Environment, Flags, say};
@@ -35,20 +38,45 @@ pub(super) fn run(flags: &Flags, env: &Environment) -> Result<(), Error> {
         dialect.socket_dir().as_deref(),
     );
     let uri = format!("unix://{}", socket.display());
-    if let Bound::New(listener) = address::bind(&socket)? {
-        let left = leave_server(listener, &socket, &bundle, flags, env, &dialect);
-        if left.is_err() {
-            // Nobody serves it.
-            let _ = std::fs::remove_file(&socket);
+    let Bound::New(listener) = address::bind(&socket)? else {
+        return tell(&bundle, &uri, &dialect);
+    };
+    let identity = Identity {
+        namespace: flags.namespace.clone(),
+        id: flags.id.clone(),
+        bundle,
+        address: uri,
+        ttrpc_address: dialect.ttrpc_address().unwrap_or(&env.ttrpc_address).to_owned(),
+        debug: flags.debug,
+    };
+    let done = leave_server(listener, &socket, &identity, env.sched_core).and_then(|child| {
+        let done = write_pid(&identity.bundle, child)
+            .and_then(|()| tell(&identity.bundle, &identity.address, &dialect));
+        if done.is_err() {
+            // Nobody learns of it.
+            let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
         }
-        left?;
+        done
+    });
+    if done.is_err() {
+        // Nobody serves it.
+        let _ = std::fs::remove_file(&socket);
     }
-    // Where containerd 1.6 looks for the shim after its own restart.
-    address::write_atomically(&bundle.join("address"), uri.as_bytes())?;
-    say(&dialect.answer(&uri))
+    done
 }
 
-fn read_stdin() -> Result<Vec<u8>, Error> {
+fn write_pid(bundle: &Path, child: Pid) -> Result<(), Error> {
+    address::write_atomically(&bundle.join("shim.pid"), child.to_string().as_bytes())
+}
+
+/// Says where the shim listens, also where containerd 1.6 looks after its own restart.
+fn tell(bundle: &Path, uri: &str, dialect: &Dialect) -> Result<(), Error> {
+    address::write_atomically(&bundle.join("address"), uri.as_bytes())?;
+    say(&dialect.answer(uri))
+}
+
+/// What the caller sends on standard input; nothing at a terminal.
+pub(super) fn read_stdin() -> Result<Vec<u8>, Error> {
     let stdin = std::io::stdin();
     let mut bytes = Vec::new();
     if !stdin.is_terminal() {
@@ -70,33 +98,28 @@ pub(super) fn bundle(flags: &Flags) -> Result<PathBuf, Error> {
 fn leave_server(
     listener: UnixListener,
     socket: &Path,
-    bundle: &Path,
-    flags: &Flags,
-    env: &Environment,
-    dialect: &Dialect,
-) -> Result<(), Error> {
+    identity: &Identity,
+    sched_core: bool,
+) -> Result<Pid, Error> {
     let runtime = Runtime::open()?;
-    if env.sched_core {
+    if sched_core {
         separate_core()?;
     }
     // SAFETY: the process has one thread, so the child may do anything.
     match unsafe { nix::unistd::fork() }.map_err(|e| error::io("leave the shim behind", e))? {
-        ForkResult::Parent { child } => address::write_atomically(
-            &bundle.join("shim.pid"),
-            child.as_raw().to_string().as_bytes(),
-        ),
+        ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let identity = Identity {
-                namespace: flags.namespace.clone(),
-                id: flags.id.clone(),
-                bundle: bundle.to_owned(),
-                ttrpc_address: dialect.ttrpc_address().unwrap_or(&env.ttrpc_address).to_owned(),
-                debug: flags.debug,
-            };
-            let served = detach().and_then(|()| server::cold(runtime, listener, socket, &identity));
+            let served = detach()
+                .and_then(|()| listen_anew(&listener))
+                .and_then(|()| server::cold(runtime, listener, socket, identity));
             std::process::exit(i32::from(served.is_err()));
         }
     }
+}
+
+/// Who connects is told by the kernel who listens: from now on this process.
+fn listen_anew(listener: &UnixListener) -> Result<(), Error> {
+    listen(listener, Backlog::MAXCONN).map_err(|e| error::io("listen in the shim", e))
 }
 
 /// Leaves the caller's session and standard streams.

@@ -6,7 +6,7 @@ use super::mounts::{self, CgroupView};
 use super::seccomp::{self, Filter};
 use super::types::{Error, RootfsMount};
 use super::worker::Answer;
-use super::{apifs, cwd, faults, spec, sys, users};
+use super::{apifs, cwd, faults, rootfs, spec, sys, users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
@@ -50,14 +50,16 @@ impl Work<'_> {
     }
 
     /// Creates the container.
-    pub(crate) fn create(self, mut spec: Spec, rootfs: &[RootfsMount], no_pivot: bool) -> Outcome {
+    pub(crate) fn create(self, mut spec: Spec, mounted: &[RootfsMount], no_pivot: bool) -> Outcome {
         sys::umask(UMASK);
-        self.host.join(self.group, self.born)?;
         let view = CgroupView::take(&spec, self.host, self.group)?;
         let shared = propagates(&spec);
         mounts::private_tree(self.host, self.bundle, shared)?;
         let root = self.root_path(&spec)?;
-        mounts::mount_root(&root, rootfs)?;
+        let stage = self.state().join("stage");
+        rootfs::mount(&root, mounted, &stage)?;
+        // Not before: the container's rules let nobody have the root's device.
+        self.host.join(self.group, self.born)?;
         let handle = mounts::root_handle(&root)?;
         mounts::check_root(handle.as_fd())?;
         let mut process = spec.process().clone().unwrap_or_default();
@@ -70,8 +72,7 @@ impl Work<'_> {
         process.set_terminal(Some(self.streams.is_none()));
         spec.set_process(Some(process));
         join_foreign(&mut spec)?;
-        let mut work =
-            mounts::prepare(&mut spec, view, handle.as_fd(), &self.state().join("stage"))?;
+        let mut work = mounts::prepare(&mut spec, view, handle.as_fd(), &stage)?;
         drop(handle);
         let filter = self.filter(&spec)?;
         work.extend(apifs::mount(&mut spec, &root, self.network.as_ref())?);

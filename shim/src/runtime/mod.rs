@@ -29,9 +29,11 @@ mod executor;
 mod faults;
 mod hooks;
 mod launch;
+mod loopdev;
 mod mounts;
 mod paths;
 mod record;
+mod rootfs;
 pub mod seal;
 mod seccomp;
 mod spec;
@@ -106,6 +108,14 @@ impl Runtime {
     /// One that can't be made is made when it is needed, or is an error then.
     pub fn make_ready(&self) {
         *self.network.lock().unwrap_or_else(|e| e.into_inner()) = spare_network().ok();
+    }
+
+    /// Moves the calling process, which has one thread, into a cgroup that exists.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when no hierarchy has it.
+    pub fn enter(&self, path: &Path) -> Result<(), Error> {
+        self.host.enter(&Group::new(path)?)
     }
 
     /// Creates the container; its init waits for [`Runtime::start`].
@@ -184,6 +194,7 @@ impl Runtime {
                 stdio,
                 options,
                 CREATE_LIMIT,
+                !rootfs::has_device(rootfs),
                 |w| w.create(plan.spec, rootfs, options.no_pivot_root),
             )
             .await?;
@@ -212,7 +223,8 @@ impl Runtime {
         Ok(Created { pid: answer.pid, pidfd: sys::pidfd_open(answer.pid).ok(), console, state })
     }
 
-    /// Runs a worker with what creating and executing have in common.
+    /// Runs a worker with what creating and executing have in common: born inside the
+    /// container's cgroup, where that can be, or outside.
     #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
     async fn work<F>(
         &self,
@@ -223,6 +235,7 @@ impl Runtime {
         stdio: Stdio,
         options: &Options,
         limit: Duration,
+        inside: bool,
         f: F,
     ) -> Result<(Answer, Option<OwnedFd>, OwnedFd), Error>
     where
@@ -230,7 +243,8 @@ impl Runtime {
     {
         let streams = streams(stdio)?;
         let (reader, writer) = sys::pipe().map_err(|e| Error::io("make the error pipe", e))?;
-        let born = self.host.unified().and_then(|h| h.open(group).ok());
+        let unified = self.host.unified().filter(|_| inside);
+        let born = unified.and_then(|h| h.open(group).ok());
         let mut keep: Vec<RawFd> = self.host.descriptors().collect();
         keep.extend(streams.iter().flatten().map(AsRawFd::as_raw_fd));
         keep.push(writer.as_raw_fd());
@@ -315,6 +329,7 @@ impl Runtime {
                 p.stdio,
                 &options,
                 EXEC_LIMIT,
+                true,
                 |w| w.exec(process, init),
             )
             .await?;

@@ -1,11 +1,11 @@
-//! Mounts made by the worker, in a mount namespace of its own: the root
-//! filesystem, and what libcontainer can't mount by itself.
+//! Mounts made by the worker, in a mount namespace of its own: what libcontainer
+//! can't mount by itself.
 
 use super::cgroup::{Group, Host, Kind};
 use super::executor::MountWork;
 use super::spec::is_cgroup;
 use super::sys;
-use super::types::{Error, RootfsMount};
+use super::types::Error;
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -78,73 +78,6 @@ fn mount_point(path: &Path) -> Result<PathBuf, Error> {
     };
     while !root_of(&at).map_err(what)? && at.pop() {}
     Ok(at)
-}
-
-/// Mounts the root filesystem on `<bundle>/rootfs`, seen by nobody but this container.
-pub(crate) fn mount_root(root: &Path, mounts: &[RootfsMount]) -> Result<(), Error> {
-    for m in mounts {
-        let target = m.target.trim_start_matches('/');
-        if target.split('/').any(|p| p == "..") {
-            return Err(Error::Invalid(format!(
-                "rootfs mount target {:?} leads upwards",
-                m.target
-            )));
-        }
-        let at = if target.is_empty() { root.to_path_buf() } else { root.join(target) };
-        let (flags, data) = mount_options(&m.options);
-        let bind = m.kind == "bind" || m.kind == "rbind" || flags & libc::MS_BIND != 0;
-        let what = |e| Error::io(format!("mount {} {:?} on {}", m.kind, m.source, at.display()), e);
-        if m.kind == "overlay" && data.len() >= 4096 {
-            long_overlay(&at, flags, &m.options).map_err(what)?;
-        } else if bind {
-            let recursive = if m.kind == "rbind" { libc::MS_REC } else { flags & libc::MS_REC };
-            sys::mount(&m.source, &at, "", libc::MS_BIND | recursive, "").map_err(what)?;
-            if flags & !(libc::MS_BIND | libc::MS_REC) != 0 {
-                sys::mount("", &at, "", flags | libc::MS_BIND | libc::MS_REMOUNT, "")
-                    .map_err(what)?;
-            }
-        } else {
-            sys::mount(&m.source, &at, &m.kind, flags, &data).map_err(what)?;
-        }
-    }
-    Ok(())
-}
-
-/// fstab's words as flags and data.
-fn mount_options(options: &[String]) -> (u64, String) {
-    let (mut flags, mut data) = (0, Vec::new());
-    for option in options {
-        match option.as_str() {
-            "ro" => flags |= libc::MS_RDONLY,
-            "nosuid" => flags |= libc::MS_NOSUID,
-            "nodev" => flags |= libc::MS_NODEV,
-            "noexec" => flags |= libc::MS_NOEXEC,
-            "noatime" => flags |= libc::MS_NOATIME,
-            "nodiratime" => flags |= libc::MS_NODIRATIME,
-            "relatime" => flags |= libc::MS_RELATIME,
-            "sync" => flags |= libc::MS_SYNCHRONOUS,
-            "bind" => flags |= libc::MS_BIND,
-            "rbind" => flags |= libc::MS_BIND | libc::MS_REC,
-            "rw" | "suid" | "dev" | "exec" | "defaults" | "" => {}
-            other => data.push(other),
-        }
-    }
-    (flags, data.join(","))
-}
-
-/// An overlay of more layers than fit into mount(2)'s page: one option a layer.
-fn long_overlay(at: &Path, flags: u64, options: &[String]) -> io::Result<()> {
-    let mut keys = vec![("source", "overlay")];
-    for option in options.iter().filter(|o| !matches!(o.as_str(), "ro" | "rw")) {
-        match option.split_once('=') {
-            Some(("lowerdir", layers)) => keys.extend(layers.split(':').map(|l| ("lowerdir+", l))),
-            Some(pair) => keys.push(pair),
-            None => keys.push((option, "")),
-        }
-    }
-    let attr = if flags & libc::MS_RDONLY != 0 { sys::ATTR_RDONLY } else { 0 };
-    let mount = sys::new_mount(c"overlay", &keys, attr)?;
-    sys::attach(mount.as_fd(), std::fs::File::open(at)?.as_fd())
 }
 
 /// Refuses a root filesystem whose /dev, /proc or /sys is a link: device nodes
@@ -233,7 +166,7 @@ pub(crate) fn prepare(
     stage: &Path,
 ) -> Result<Vec<MountWork>, Error> {
     let linux = spec.linux().clone().unwrap_or_default();
-    let stage = Stage { dir: stage, ready: false, count: 0 };
+    let stage = Stage::new(stage);
     let mut preparation = Preparation { linux, view: Some(view), root, stage, work: Vec::new() };
     for m in spec.mounts_mut().iter_mut().flatten() {
         if is_cgroup(m) {
@@ -337,14 +270,24 @@ fn wants_idmap(options: &[String]) -> bool {
     options.iter().any(|o| o == "idmap" || o == "ridmap")
 }
 
-/// A tmpfs with places for mounts that are made ready before libcontainer runs.
-struct Stage<'a> {
+/// A tmpfs with places for mounts that are made ready before they are put where they belong.
+pub(crate) struct Stage<'a> {
     dir: &'a Path,
     ready: bool,
     count: usize,
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
+    /// The tmpfs comes with the first place.
+    pub(crate) fn new(dir: &'a Path) -> Self {
+        Self { dir, ready: false, count: 0 }
+    }
+
+    /// Takes the tmpfs away with all that is mounted in it.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.ready) { sys::detach(self.dir) } else { Ok(()) }
+    }
+
     fn next(&mut self) -> io::Result<PathBuf> {
         if !self.ready {
             std::fs::create_dir_all(self.dir)?;
@@ -355,7 +298,8 @@ impl Stage<'_> {
         Ok(self.dir.join(self.count.to_string()))
     }
 
-    fn place_directory(&mut self) -> io::Result<PathBuf> {
+    /// A new directory.
+    pub(crate) fn place_directory(&mut self) -> io::Result<PathBuf> {
         let at = self.next()?;
         std::fs::create_dir(&at)?;
         Ok(at)
@@ -394,15 +338,26 @@ fn id_mapped(
     let tree = options.iter().any(|o| o == "rbind");
     let work = || {
         let users = super::userns::with_mappings(&uids, &gids)?;
-        let cwd = std::fs::File::open("/")?;
-        let from = sys::cpath(m.source().as_deref().unwrap_or(Path::new("")))?;
-        let mount = sys::clone_mount(cwd.as_fd(), &from, tree)?;
-        let change =
-            sys::MountChange { userns: Some(users.as_fd()), recursive, ..Default::default() };
-        sys::set_mount(mount.as_fd(), &change)?;
+        let from = m.source().as_deref().unwrap_or(Path::new(""));
+        let mount = shifted(from, users.as_fd(), tree, recursive)?;
         sys::attach(mount.as_fd(), std::fs::File::open(at)?.as_fd())
     };
     Ok(work())
+}
+
+/// A clone of what is mounted at `from`, below it too for a `tree`, with owners that are
+/// shifted by a user namespace: of all of it if `recursive`.
+pub(crate) fn shifted(
+    from: &Path,
+    users: BorrowedFd<'_>,
+    tree: bool,
+    recursive: bool,
+) -> io::Result<OwnedFd> {
+    let top = std::fs::File::open("/")?;
+    let mount = sys::clone_mount(top.as_fd(), &sys::cpath(from)?, tree)?;
+    let change = sys::MountChange { userns: Some(users), recursive, ..Default::default() };
+    sys::set_mount(mount.as_fd(), &change)?;
+    Ok(mount)
 }
 
 /// A tmpfs on `at` that begins with what the root filesystem has at the mount's place.

@@ -3,20 +3,20 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use gantry_ttrpc::any;
+use gantry_ttrpc::Context;
 use gantry_ttrpc::containerd::events::{TaskCreate, TaskExecAdded, TaskIo, TaskOom};
-use gantry_ttrpc::containerd::runc;
 use gantry_ttrpc::containerd::task::v3::{CreateTaskRequest, ExecProcessRequest};
 use prost_types::Any;
+use tokio::time::Instant;
 
 use super::process::{Pending, StdioNames};
-use super::{Container, Process, Service, Slot};
+use super::{Container, Process, Service, Slot, options};
 use crate::error::{self, Error};
 use crate::runtime::{self, CreateSpec, RootfsMount};
-use crate::stdio::{Plan, Streams, Surroundings};
+use crate::stdio::{Open, Plan, Streams, Surroundings};
 
 /// A create request, checked.
 struct Creation {
@@ -27,17 +27,19 @@ struct Creation {
     rootfs: Vec<RootfsMount>,
     options: runtime::Options,
     pipe_owner: (u32, u32),
+    shim_cgroup: String,
 }
 
 impl Creation {
-    fn parse(request: &CreateTaskRequest) -> Result<Self, Error> {
+    /// `own` is where this shim listens.
+    fn parse(request: &CreateTaskRequest, own: &str) -> Result<Self, Error> {
         let id = &request.id;
         if id.is_empty() {
             return Err(error::invalid("create: the container's id is empty"));
         }
         if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
             return Err(error::unimplemented(format!(
-                "create {id} from a checkpoint: restoring needs CRIU"
+                "create {id} from a checkpoint: this needs CRIU, which is not supported"
             )));
         }
         let bundle = PathBuf::from(&request.bundle);
@@ -47,7 +49,7 @@ impl Creation {
                 request.bundle
             )));
         }
-        let options = options(request.options.as_ref())?;
+        let options = options::of_task(request.options.as_ref(), own)?;
         let rootfs = request.rootfs.iter().map(|m| RootfsMount {
             kind: m.r#type.clone(),
             source: m.source.clone(),
@@ -66,6 +68,7 @@ impl Creation {
             },
             rootfs: rootfs.collect(),
             pipe_owner: (options.io_uid, options.io_gid),
+            shim_cgroup: options.shim_cgroup,
             options: runtime::Options {
                 no_pivot_root: options.no_pivot_root,
                 systemd_cgroup: options.systemd_cgroup,
@@ -75,29 +78,18 @@ impl Creation {
     }
 }
 
-/// runc's options; runtimes are asked with others as well, which say nothing
-/// to this one only if they are runtimeoptions.
-fn options(any: Option<&Any>) -> Result<runc::v1::Options, Error> {
-    match any {
-        None => Ok(runc::v1::Options::default()),
-        Some(any)
-            if any.type_url.is_empty()
-                || any::type_name(&any.type_url) == "runtimeoptions.v1.Options" =>
-        {
-            Ok(runc::v1::Options::default())
-        }
-        Some(any) => Ok(any::unpack(any)?),
-    }
-}
-
 impl Service {
     /// Creates a container; gives init's pid. It does not run yet.
     ///
     /// # Errors
-    /// Nothing is left of it then.
-    pub(super) async fn create(self: &Rc<Self>, request: CreateTaskRequest) -> Result<i32, Error> {
-        let creation = Creation::parse(&request)?;
-        self.adopted()?;
+    /// Nothing is left of it then, and nothing of a shim that was asked to go meanwhile.
+    pub(super) async fn create(
+        self: &Rc<Self>,
+        context: &Context,
+        request: CreateTaskRequest,
+    ) -> Result<i32, Error> {
+        let creation = Creation::parse(&request, &self.adopted()?.identity.address)?;
+        self.takes_containers()?;
         let id = creation.id.clone();
         {
             let mut containers = self.containers.borrow_mut();
@@ -106,9 +98,20 @@ impl Service {
             }
             containers.insert(id.clone(), Slot::Reserved);
         }
-        match self.make(creation).await {
+        let made = match self.make(creation).await {
+            Ok((container, init)) => match self.keeps(context).await {
+                Ok(()) => Ok((container, init)),
+                Err(e) => {
+                    let _ = self.kill_made(&container, &init).await;
+                    Err(e)
+                }
+            },
+            Err(e) => Err(e),
+        };
+        match made {
             Ok((container, init)) => {
                 let pid = init.pid();
+                self.leaving.set(false);
                 self.containers.borrow_mut().insert(id.clone(), Slot::Ready(container));
                 self.event(
                     "/tasks/create",
@@ -130,9 +133,30 @@ impl Service {
             }
             Err(e) => {
                 self.containers.borrow_mut().remove(&id);
+                if self.leaving.get() {
+                    self.stop_if_empty();
+                }
                 Err(e)
             }
         }
+    }
+
+    /// Refuses a container that was made for nobody: the sandbox was stopped meanwhile,
+    /// without it, or the caller has left and takes it for failed.
+    async fn keeps(&self, context: &Context) -> Result<(), Error> {
+        self.takes_containers()?;
+        let late = context.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        // Looked at once, not waited for.
+        let left = tokio::select! {
+            biased;
+            () = context.cancelled() => true,
+            () = std::future::ready(()) => late,
+        };
+        if left {
+            let text = "create: the caller has left: cancelled";
+            return Err(Error::new(error::Kind::Cancelled, text));
+        }
+        Ok(())
     }
 
     async fn make(
@@ -146,7 +170,10 @@ impl Service {
             tracker: self.tracker.clone(),
             report: self.report.clone(),
         };
-        let (streams, stdio) = Streams::open(&creation.plan, &around).await?;
+        if !creation.shim_cgroup.is_empty() {
+            self.runtime.enter(Path::new(&creation.shim_cgroup))?;
+        }
+        let (streams, stdio) = Streams::open(&creation.plan, &around, Open::Now).await?;
         let spec = CreateSpec {
             id: creation.id.clone(),
             bundle: creation.bundle.clone(),
@@ -158,6 +185,7 @@ impl Service {
             self.runtime.create(spec).await.map_err(|e| refused("OCI runtime create failed", e))?;
         let exit = self.reaper.exit_of(created.pid, created.pidfd.as_ref().map(AsFd::as_fd));
         let state = created.state.clone();
+        self.write_pid(&creation.bundle, created.pid);
         let init = Rc::new(Process::new("", creation.names, streams, None));
         let container = Rc::new(Container {
             id: creation.id,
@@ -177,6 +205,20 @@ impl Service {
         self.follow_oom(&container);
         tokio::task::spawn_local(self.clone().follow_exit(container.clone(), init.clone(), exit));
         Ok((container, init))
+    }
+
+    /// Ends a container that nobody has seen.
+    async fn kill_made(&self, container: &Container, init: &Process) -> Result<(), Error> {
+        init.kill(libc::SIGKILL)?;
+        init.wait().await;
+        Ok(self.runtime.delete(container.state.clone()).await?)
+    }
+
+    /// Writes down init's pid where runc does, for those who look there.
+    fn write_pid(&self, bundle: &Path, pid: i32) {
+        if let Err(e) = std::fs::write(bundle.join("init.pid"), pid.to_string()) {
+            self.report.warn(&format!("write {}: {e}", bundle.join("init.pid").display()));
+        }
     }
 
     /// Publishes the container's out-of-memory kills for as long as it lives.
@@ -218,7 +260,7 @@ impl Service {
         if container.processes.borrow().contains_key(&exec_id) {
             return Err(taken());
         }
-        let (streams, stdio) = Streams::open(&plan, &container.around).await?;
+        let (streams, stdio) = Streams::open(&plan, &container.around, Open::AtStart).await?;
         let names = StdioNames { stdin, stdout, stderr, terminal };
         let process = Process::new(&exec_id, names, streams, Some(Pending { spec, stdio }));
         {

@@ -8,7 +8,10 @@
 mod create;
 mod exit;
 mod life;
+mod options;
 mod process;
+mod sandbox;
+mod sandbox_api;
 mod task;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -16,7 +19,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use gantry_ttrpc::gantry::shim::v1::{AdoptRequest, AdoptResponse, Shim};
+use gantry_ttrpc::containerd::runtime::sandbox::v1::SandboxServer;
+use gantry_ttrpc::containerd::task::v3::TaskServer;
+use gantry_ttrpc::gantry::shim::v1::{AdoptRequest, AdoptResponse, Shim, ShimServer};
 use gantry_ttrpc::{Context, Status};
 use prost::Name;
 use tokio::sync::watch;
@@ -30,7 +35,9 @@ use crate::runtime::{ContainerState, Runtime};
 use crate::server::{Adoption, Identity};
 use crate::stdio::Surroundings;
 
+pub(crate) use options::check_options;
 pub use process::Process;
+use sandbox::Sandbox;
 
 /// A container and its processes.
 #[derive(Debug)]
@@ -63,6 +70,11 @@ pub struct Service {
     adopted: OnceCell<Adopted>,
     adoption: Adoption,
     containers: RefCell<HashMap<String, Slot>>,
+    /// What the containers belong to, when a daemon asked for one.
+    sandbox: RefCell<Option<Rc<Sandbox>>>,
+    /// Somebody wanted the shim to go while a container was being made: unless that one
+    /// comes about, it goes.
+    leaving: Cell<bool>,
     stop: watch::Sender<bool>,
 }
 
@@ -83,6 +95,8 @@ impl Service {
             adopted: OnceCell::new(),
             adoption,
             containers: RefCell::default(),
+            sandbox: RefCell::default(),
+            leaving: Cell::new(false),
             stop: watch::Sender::new(false),
         }
     }
@@ -106,9 +120,10 @@ impl Service {
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
-    /// Exits unless there are containers.
+    /// Exits unless there are containers, or a sandbox that may get some.
     pub fn stop_if_empty(&self) {
-        if self.containers.borrow().is_empty() {
+        self.leaving.set(true);
+        if self.containers.borrow().is_empty() && self.sandbox.borrow().is_none() {
             self.stop.send_replace(true);
         }
     }
@@ -162,13 +177,24 @@ impl Container {
 #[derive(Debug, Clone)]
 pub struct Api(pub Rc<Service>);
 
+/// What one connection is served with: the shim's own service, tasks, sandboxes.
+pub type Servers<'a> = (ShimServer<&'a Api>, (TaskServer<&'a Api>, SandboxServer<&'a Api>));
+
+impl Api {
+    /// All services.
+    pub fn servers(&self) -> Servers<'_> {
+        (ShimServer(self), (TaskServer(self), SandboxServer(self)))
+    }
+}
+
 impl Shim for Api {
     async fn adopt(&self, _: &Context, request: AdoptRequest) -> Result<AdoptResponse, Status> {
-        let identity = Identity::from_request(&request)?;
+        let mut identity = Identity::from_request(&request)?;
         if self.0.adopted.get().is_some() {
             return Err(error::exists(format!("shim for {}", request.id)).into());
         }
         let address = self.0.adoption.listen(&identity, &request.grpc_address)?;
+        identity.address.clone_from(&address);
         self.0.adopt(identity)?;
         Ok(AdoptResponse { address, pid: std::process::id() })
     }

@@ -39,10 +39,10 @@ impl Task for Api {
 
     async fn create(
         &self,
-        _: &Context,
+        context: &Context,
         request: CreateTaskRequest,
     ) -> Result<CreateTaskResponse, Status> {
-        let pid = self.0.create(request).await?;
+        let pid = self.0.create(context, request).await?;
         Ok(CreateTaskResponse { pid: pid as u32 })
     }
 

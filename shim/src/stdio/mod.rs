@@ -17,6 +17,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct Streams {
     feeder: Mutex<Option<AbortHandle>>,
     /// The input comes from a client's FIFO.
     fed: bool,
+    /// The client has ended the input.
+    ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +84,23 @@ struct Waiting {
     /// Where a terminal's output goes.
     terminal: Option<Sink>,
     /// The client's stdin FIFO.
-    stdin: Option<AsyncFd<OwnedFd>>,
+    stdin: Option<Fifo>,
+}
+
+/// When a client's stdin FIFO is opened: clients write to it from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// With all else.
+    Now,
+    /// When the process exists: an input that ends sooner is found ended by clients that
+    /// don't know yet whom to tell.
+    AtStart,
+}
+
+#[derive(Debug)]
+enum Fifo {
+    Opened(AsyncFd<OwnedFd>),
+    Unopened(PathBuf),
 }
 
 impl Streams {
@@ -89,14 +108,24 @@ impl Streams {
     ///
     /// # Errors
     /// Something cannot be opened; nothing is left open then.
-    pub async fn open(plan: &Plan, around: &Surroundings) -> Result<(Self, Stdio), Error> {
+    pub async fn open(
+        plan: &Plan,
+        around: &Surroundings,
+        when: Open,
+    ) -> Result<(Self, Stdio), Error> {
         let mut opening =
             Opening { around, child: [None, None, None], waiting: Waiting::default() };
         let mut holder = None;
         if let Some(path) = &plan.stdin {
-            let (reader, writer) = open_stdin(path)?;
-            opening.waiting.stdin = Some(watched(reader)?);
-            holder = writer;
+            check_stdin(path)?;
+            opening.waiting.stdin = Some(match when {
+                Open::AtStart => Fifo::Unopened(path.clone()),
+                Open::Now => {
+                    let (reader, writer) = open_stdin(path)?;
+                    holder = Some(writer);
+                    Fifo::Opened(watched(reader)?)
+                }
+            });
         }
         let input = opening.input(plan)?;
         let owner = match &plan.stdout {
@@ -109,6 +138,7 @@ impl Streams {
             if plan.terminal { Stdio::Terminal } else { Stdio::Fds { stdin, stdout, stderr } };
         let streams = Self {
             fed: opening.waiting.stdin.is_some(),
+            ended: AtomicBool::new(false),
             input,
             owner,
             holder: Mutex::new(holder),
@@ -143,6 +173,16 @@ impl Streams {
             }
         }
         if let Some(stdin) = waiting.stdin {
+            let stdin = match stdin {
+                Fifo::Opened(reader) => reader,
+                Fifo::Unopened(path) => {
+                    let (reader, writer) = open_stdin(&path)?;
+                    if !self.ended.load(Ordering::Relaxed) {
+                        *lock(&self.holder) = Some(writer);
+                    }
+                    watched(reader)?
+                }
+            };
             let task = tokio::spawn(feed(stdin, self.input.clone()));
             *lock(&self.feeder) = Some(task.abort_handle());
         }
@@ -157,6 +197,7 @@ impl Streams {
     /// Ends the input: of a FIFO once the client has also closed it, so that
     /// nothing written is lost; of an attached one at once.
     pub fn close_stdin(&self) {
+        self.ended.store(true, Ordering::Relaxed);
         lock(&self.holder).take();
         if !self.fed {
             self.input.close();
@@ -334,18 +375,25 @@ fn open_output(path: &Path) -> Result<File, Error> {
     open.map_err(|e| error::io(format!("open {} for a stream of the process", path.display()), e))
 }
 
-/// The client's stdin, and for a FIFO its write end, too.
-fn open_stdin(path: &Path) -> Result<(OwnedFd, Option<File>), Error> {
-    let failed = |e| error::io(format!("open the FIFO {} as stdin", path.display()), e);
-    if !is_fifo(path) {
-        return Err(error::invalid(format!("stdin {}: not a FIFO", path.display())));
+fn check_stdin(path: &Path) -> Result<(), Error> {
+    if is_fifo(path) {
+        return Ok(());
     }
+    match fs::metadata(path) {
+        Err(e) => Err(error::io(format!("open the FIFO {} as stdin", path.display()), e)),
+        Ok(_) => Err(error::invalid(format!("stdin {}: not a FIFO", path.display()))),
+    }
+}
+
+/// The client's stdin, and its write end, too.
+fn open_stdin(path: &Path) -> Result<(OwnedFd, File), Error> {
+    let failed = |e| error::io(format!("open the FIFO {} as stdin", path.display()), e);
     // The reader first: a writer that does not wait needs one.
     let reader =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let writer =
         OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    Ok((reader.into(), Some(writer)))
+    Ok((reader.into(), writer))
 }
 
 fn is_fifo(path: &Path) -> bool {

@@ -114,6 +114,8 @@ pub(crate) struct Lab {
     pub(crate) runtime: Runtime,
     pub(crate) bundle: PathBuf,
     pub(crate) id: String,
+    /// The root filesystem: an overlay on the image unless a test wants another.
+    pub(crate) mounts: Vec<RootfsMount>,
     tokio: tokio::runtime::Runtime,
     exits: HashMap<i32, i32>,
     dir: tempfile::TempDir,
@@ -145,7 +147,10 @@ impl Lab {
         // SAFETY: takes integers only.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         let runtime = Runtime::open().expect("a host with cgroups");
-        Self { runtime, bundle, id, tokio, exits: HashMap::new(), dir }
+        let mut lab =
+            Self { runtime, bundle, id, tokio, exits: HashMap::new(), mounts: Vec::new(), dir };
+        lab.mounts = lab.overlay();
+        lab
     }
 
     /// A directory on the host for the test.
@@ -154,7 +159,7 @@ impl Lab {
     }
 
     /// The overlay on the image.
-    pub(crate) fn rootfs(&self) -> Vec<RootfsMount> {
+    fn overlay(&self) -> Vec<RootfsMount> {
         let layers = format!("lowerdir={}", image().display());
         let upper = format!("upperdir={}", self.path("upper").display());
         let work = format!("workdir={}", self.path("work").display());
@@ -188,7 +193,7 @@ impl Lab {
         let request = CreateSpec {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
-            rootfs: self.rootfs(),
+            rootfs: self.mounts.clone(),
             stdio,
             options,
         };

@@ -53,7 +53,7 @@ const CASES: &[Case] = cases![
     },
     places::{
         links_that_lead_nowhere_get_their_files, a_loop_of_links_is_refused, working_directories_are_cleaned,
-        working_directories_on_new_filesystems_are_made,
+        working_directories_on_new_filesystems_are_made, owners_of_the_root_are_shifted, images_are_roots,
     },
     limits::{
         gap_17_cpu_usage_in_nanoseconds, gap_18_real_time_caller, limits_and_update, pids_limit_of_zero_and_one,

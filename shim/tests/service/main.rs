@@ -3,6 +3,8 @@
 
 mod frozen;
 mod full;
+mod leaving;
+mod sandbox;
 mod support;
 mod tasks;
 mod warm;

@@ -10,9 +10,10 @@ use gantry_ttrpc::containerd::task::v3::*;
 use gantry_ttrpc::containerd::v1::types::Status as TaskStatus;
 use gantry_ttrpc::{Code, any};
 use prost::Message;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn cgroups_left(id: &str) -> Vec<std::path::PathBuf> {
+/// Cgroups of a container that are there.
+pub(crate) fn cgroups_left(id: &str) -> Vec<std::path::PathBuf> {
     let roots = fs::read_dir("/sys/fs/cgroup").unwrap().map(|e| e.unwrap().path());
     roots.map(|r| r.join("gantry-shim-test").join(id)).filter(|p| p.exists()).collect()
 }
@@ -280,11 +281,16 @@ fn input_that_ends_before_the_start_is_not_lost() {
         let exec = host.exec_request("e", &process(&["cat"], false), &stdout);
         task.exec(&ExecProcessRequest { stdin: stdin.clone(), ..exec }, &options()).await.unwrap();
         let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
-        // The reader that the shim holds keeps what was written.
-        fs::write(&stdin, "all of it\n").unwrap();
+        let mut fifo = tokio::net::unix::pipe::OpenOptions::new();
+        let early = fifo.open_sender(&stdin).unwrap_err();
+        assert_eq!(early.raw_os_error(), Some(libc::ENXIO), "it is opened at the start");
+        // One that keeps what it writes.
+        let mut writer = fifo.read_write(true).open_sender(&stdin).unwrap();
+        writer.write_all(b"all of it\n").await.unwrap();
         let (id, exec_id) = (host.id.clone(), "e".to_owned());
         task.close_io(&CloseIoRequest { id, exec_id, stdin: true }, &options()).await.unwrap();
         host.start(&task, "e").await.unwrap();
+        drop(writer);
         assert_eq!(to_end(&mut reader).await, "all of it\n");
         assert_eq!(host.wait(&task, "e").await, 0);
         host.kill(&task, "", 9, true).await.unwrap();

@@ -47,6 +47,27 @@ impl Host {
         Ok(())
     }
 
+    /// Puts the calling process into a cgroup of somebody else's, in each hierarchy that
+    /// has it.
+    pub(crate) fn enter(&self, group: &Group) -> Result<(), Error> {
+        let mut entered = false;
+        for h in &self.hierarchies {
+            let file = if h.kind == Kind::Unified { "cgroup.procs" } else { "tasks" };
+            match h.write(group, file, "0") {
+                Ok(()) => entered = true,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    let at = h.mount_point.join(&group.path);
+                    return Err(Error::io(format!("move the shim to cgroup {}", at.display()), e));
+                }
+            }
+        }
+        if entered {
+            return Ok(());
+        }
+        Err(Error::NotFound(format!("cgroup {} for the shim: there is no such cgroup", group.path)))
+    }
+
     /// Host pids in the cgroup and in those below it.
     pub(crate) fn pids(&self, group: &Group) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
