@@ -17,7 +17,7 @@ impl Args {
         let (pull, platform) = (self.container.pull().into(), self.container.platform());
         let spec = Some(self.container.into_spec(context.printer)?);
         let client = context.connect().await?;
-        let request = api::CreateContainerRequest { spec, pull, platform };
+        let request = api::CreateContainerRequest { spec, pull, platform, ..Default::default() };
         let created = client.answer(client.containers().create(request).await)?;
         for warning in &created.warnings {
             context.printer.warning(warning);

@@ -21,7 +21,6 @@ impl Args {
     pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
         let client = context.connect().await?;
         let mut code = SUCCESS;
-        let mut removed = false;
         for image in self.images {
             let request = api::RemoveImageRequest { image, force: self.force };
             match client.answer(client.images().remove(request).await) {
@@ -29,7 +28,6 @@ impl Args {
                     for name in &answer.untagged {
                         context.printer.line(format_args!("Untagged: {name}"))?;
                     }
-                    removed = true;
                 }
                 Err(error) => {
                     context.printer.error(describe(&error));
@@ -38,9 +36,6 @@ impl Args {
                     }
                 }
             }
-        }
-        if removed {
-            context.printer.note("note: the space of layers that no image needs is freed later");
         }
         Ok(code)
     }

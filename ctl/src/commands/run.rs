@@ -82,6 +82,7 @@ impl Args {
             size: options.size(),
             platform: self.container.platform(),
             spec: Some(self.container.into_spec(printer)?),
+            ..Default::default()
         };
         let client = context.connect().await?;
         let finished = session::carry(&client, printer, Input::Run(request), options).await?;

@@ -79,7 +79,7 @@ async fn play(
     seen: mpsc::Sender<Input>,
 ) {
     let id = "0123456789abcdef".repeat(4);
-    let created = api::SessionCreated { id, name: "fake".to_owned(), warnings: vec![] };
+    let created = api::SessionCreated { id, name: "fake".to_owned(), ..Default::default() };
     say(&answers, Output::Created(created)).await;
     say(&answers, Output::Started(api::SessionStarted { pid: 1 })).await;
     match spec.image.as_str() {
@@ -119,6 +119,7 @@ impl Containers for Player {
     type ExecStream = Session;
     type AttachStream = Session;
     type LogsStream = ReceiverStream<Result<api::LogEntry, Status>>;
+    type WatchStream = ReceiverStream<Result<api::ContainerChange, Status>>;
 
     async fn run(
         &self,
@@ -170,7 +171,15 @@ impl Containers for Player {
         _: Request<api::ListContainersRequest>,
     ) -> Result<Response<api::ListContainersResponse>, Status> {
         let web = api::Container { id: "ab".repeat(32), name: "web".into(), ..Default::default() };
-        Ok(Response::new(api::ListContainersResponse { containers: vec![web] }))
+        let containers = vec![web];
+        Ok(Response::new(api::ListContainersResponse { containers, ..Default::default() }))
+    }
+
+    async fn watch(
+        &self,
+        _: Request<api::WatchContainersRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
     }
 
     async fn inspect(

@@ -5,12 +5,14 @@ use gantry_core::containers::Containers;
 use gantry_core::content::ContentStore;
 use gantry_core::db::Database;
 use gantry_core::events::Events;
+use gantry_core::history::History;
 use gantry_core::images::{Images, Puller};
 use gantry_core::snapshots::Snapshotters;
 use gantry_core::tasks::Tasks;
 use gantry_core::{Context, Result};
 
 use crate::files::{ContainerFiles, make_socket_directory};
+use crate::idempotency::KeyLocks;
 use crate::images::Cache;
 use crate::live::LiveTable;
 use crate::spec::SpecBuilder;
@@ -59,6 +61,8 @@ pub struct EngineParts {
     pub tasks: Arc<dyn Tasks>,
     /// What happens.
     pub events: Arc<dyn Events>,
+    /// What happened.
+    pub history: Arc<dyn History>,
 }
 
 /// The runtime of new containers.
@@ -76,6 +80,7 @@ pub struct Engine {
     pub(crate) live: Arc<LiveTable>,
     pub(crate) specs: SpecBuilder,
     pub(crate) cache: Cache,
+    pub(crate) keys: KeyLocks,
 }
 
 impl Engine {
@@ -94,12 +99,13 @@ impl Engine {
         let live = Arc::new(LiveTable::default());
         let store = Store {
             database: Arc::clone(&parts.database),
-            events: Arc::clone(&parts.events),
+            history: Arc::clone(&parts.history),
             live: Arc::clone(&live),
         };
         make_socket_directory(&parts.config.state)?;
+        let cache = Cache::default();
         let specs = SpecBuilder::new(&parts.config.cgroup_parent)?;
-        Ok(Arc::new(Self { parts, store, live, specs, cache: Cache::default() }))
+        Ok(Arc::new(Self { parts, store, live, specs, cache, keys: KeyLocks::default() }))
     }
 
     /// A container's own files.

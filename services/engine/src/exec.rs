@@ -6,7 +6,7 @@ use gantry_core::attach::LogUri;
 use gantry_core::containers::Container;
 use gantry_core::db::blocking;
 use gantry_core::tasks::{ExecProcess, Stdio};
-use gantry_core::{Any, Context, Error, Result};
+use gantry_core::{Any, Context, Error, Result, faults};
 use serde_json::{Value, json};
 
 use crate::Engine;
@@ -42,10 +42,12 @@ impl Engine {
                 return Err(Error::failed_precondition(format!(
                     "Container {} is paused, unpause the container before exec",
                     request.container
-                )));
+                ))
+                .about("container", id));
             }
             _ => {
-                return Err(Error::failed_precondition(format!("container {id} is not running")));
+                let text = format!("container {id} is not running");
+                return Err(Error::failed_precondition(text).about("container", id));
             }
         }
         let process = process(&found.container, &request)?;
@@ -142,7 +144,8 @@ impl Engine {
         // It goes with the container, if that is gone.
         let _ = self.parts.tasks.delete(ctx, id, exec_id).await;
         let socket = attach_socket(&self.parts.config.state, exec_id);
-        let _ = blocking(move || Ok(std::fs::remove_file(socket))).await;
+        let remove = || std::fs::remove_file(socket);
+        let _ = blocking(move || Ok(faults::around("remove the socket of an exec", remove))).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use gantry_core::{Error, Namespace, Result};
+use gantry_core::{Error, Namespace, Result, faults};
 
 use crate::model::{Network, Settings};
 
@@ -62,7 +62,8 @@ impl ContainerFiles {
     /// # Errors
     /// The system's.
     pub(crate) fn write(&self, settings: &Settings) -> Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(|err| {
+        let make = || DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
+        faults::around("make a container's directory", make).map_err(|err| {
             Error::io(format!("make directory {}", self.directory.display()), err)
         })?;
         let hosts = match settings.network {
@@ -80,7 +81,8 @@ impl ContainerFiles {
     /// # Errors
     /// The system's.
     pub(crate) fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.directory) {
+        let remove = || fs::remove_dir_all(&self.directory);
+        match faults::around("remove a container's directory", remove) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("remove {}", self.directory.display()), err))
             }
@@ -111,10 +113,8 @@ pub(crate) fn attach_socket(state: &Path, id: &str) -> PathBuf {
 /// The system's.
 pub(crate) fn make_socket_directory(state: &Path) -> Result<()> {
     let directory = socket_directory(state);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory)
+    let make = || DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    faults::around("make the directory of sockets", make)
         .map_err(|err| Error::io(format!("make directory {}", directory.display()), err))
 }
 
@@ -131,12 +131,13 @@ fn own_hosts() -> String {
 /// Readable by whatever user the container runs as, whatever the daemon's umask.
 fn create(path: &Path, bytes: &[u8]) -> Result<()> {
     let readable = || fs::Permissions::from_mode(0o644);
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-    file.and_then(|mut file| {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         file.write_all(bytes)?;
         file.set_permissions(readable())
-    })
-    .map_err(|err| Error::io(format!("write {}", path.display()), err))
+    };
+    faults::around("write a container's file", write)
+        .map_err(|err| Error::io(format!("write {}", path.display()), err))
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@
 //! | `live` | what containers do right now |
 //! | `options`, `session` | what callers hand in, and how a session's streams flow |
 //! | `make`, `run`, `lifecycle`, `exec` | what can be done with a container |
+//! | `idempotency` | requests that are repeated |
 //! | `watch`, `recover` | ends of containers, and of daemons |
+//! | `changes`, `follow` | what is told of containers, also of those that other clients made |
 //! | `spec`, `files`, `image_config` | from an image to an OCI specification |
 //! | `attach`, `logs` | output: as it comes, and as it was recorded |
 //! | `images`, `system`, `view` | what can be seen |
@@ -25,10 +27,13 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod changes;
 mod engine;
 mod exec;
 mod files;
+mod follow;
 pub mod grpc;
+mod idempotency;
 mod image_config;
 mod images;
 mod lifecycle;
@@ -48,12 +53,15 @@ mod system;
 mod view;
 mod watch;
 
+pub use changes::{Change, Changes};
 pub use engine::{Engine, EngineConfig, EngineParts};
+pub use idempotency::Idempotency;
 pub use images::{ImageSummary, Removed};
 pub use logs::LogEntry;
 pub use model::{EXTENSION, NAME_LABEL, Network, Phase, Settings, State};
 pub use options::{
-    ContainerOptions, ExecRequest, Pull, RunRequest, Session, SessionInput, SessionOutput, Size,
+    ContainerOptions, Created, ExecRequest, Pull, RunRequest, Session, SessionInput, SessionOutput,
+    Size,
 };
 pub use system::{Info, Version};
 pub use view::Summary;

@@ -7,6 +7,7 @@ use gantry_core::containers::Container;
 use gantry_core::db::Durability;
 use gantry_core::tasks::{Process, Status};
 use gantry_core::{Context, Error, Result};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::attach::Attached;
 use crate::files::attach_socket;
@@ -96,7 +97,8 @@ impl Engine {
         let id = &found.container.id;
         Err(Error::failed_precondition(format!(
             "cannot {what} container: {text}: container {id} is not running"
-        )))
+        ))
+        .about("container", text))
     }
 
     /// Starts a container that was made or has ended, on the file system it has.
@@ -109,7 +111,8 @@ impl Engine {
         if found.meta.foreign {
             return Err(Error::failed_precondition(format!(
                 "start container {text}: another client made it and has to start it"
-            )));
+            ))
+            .about("container", text));
         }
         // One that has just ended is being cleaned up after.
         let busy = found.live.busy.lock().await;
@@ -120,7 +123,8 @@ impl Engine {
             Phase::Removing | Phase::Dead => {
                 return Err(Error::failed_precondition(format!(
                     "start container {text}: it is marked for removal"
-                )));
+                ))
+                .about("container", text));
             }
             Phase::Creating | Phase::Created | Phase::Exited => {}
         }
@@ -166,12 +170,14 @@ impl Engine {
         if !found.state.phase.is_running() {
             return Err(Error::failed_precondition(
                 "You cannot attach to a stopped container, start it first",
-            ));
+            )
+            .about("container", text));
         }
         if found.meta.foreign {
             return Err(Error::failed_precondition(format!(
                 "attach to container {text}: another client made it and holds its output"
-            )));
+            ))
+            .about("container", text));
         }
         let id = found.container.id.as_str();
         let mut attached = Attached::connect(&attach_socket(&self.parts.config.state, id)).await?;
@@ -319,10 +325,11 @@ impl Engine {
         let (id, name) = (found.container.id.as_str(), found.meta.name.as_str());
         if found.state.phase.is_running() {
             if !force {
-                return Err(Removal::Failed(Error::failed_precondition(format!(
+                let err = Error::failed_precondition(format!(
                     "cannot remove container \"/{name}\": container is running: stop the \
                      container before removing or force remove"
-                ))));
+                ));
+                return Err(Removal::Failed(err.about("container", name)));
             }
             self.signal(ctx, &found, KILL).await?;
             let killed = tokio::time::timeout(END, self.ended(ctx, &found)).await;
@@ -346,7 +353,7 @@ impl Engine {
         found.live.set(State { phase: Phase::Removing, ..before.clone() });
         // First the intent, so that a restart finishes what was begun.
         let removing = |meta: &mut Meta| meta.state.phase = Phase::Removing;
-        let intended = self.store.update(ctx, id, Durability::Buffered, removing).await;
+        let intended = self.store.update(ctx, id, Durability::Buffered, None, removing).await;
         let removed = match intended {
             Ok(()) => self.dispose(ctx, &found.container, &found.meta, Durability::Sync).await,
             Err(err) if err.is_not_found() => Ok(()),
@@ -355,7 +362,7 @@ impl Engine {
         if let Err(err) = removed {
             let error = err.to_string();
             found.live.set(State { phase: Phase::Dead, error, ..before });
-            self.record(ctx, id, &found.live, Durability::Sync).await;
+            self.record(ctx, id, &found.live, Durability::Sync, Some(Action::Updated)).await;
             return Err(err.context(format!("remove container {name}")).into());
         }
         drop(busy);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gantry_core::containers::{Container, Runtime};
 use gantry_core::db::{Durability, blocking};
 use gantry_core::{Any, Context, Error, Labels, Mount, Platform, Result, architecture};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
 use crate::files::ContainerFiles;
@@ -12,7 +13,7 @@ use crate::image_config::Runtime as ImageRuntime;
 use crate::images::Ready;
 use crate::live::Live;
 use crate::model::{Meta, Network, Phase, Settings, State};
-use crate::options::{ContainerOptions, Pull, Size};
+use crate::options::{ContainerOptions, Created, Pull, Size};
 use crate::spec::{DEFAULT_PATH, SpecInput, check_user};
 use crate::{names, signal};
 
@@ -32,30 +33,37 @@ pub(crate) struct Made {
 }
 
 impl Engine {
-    /// Makes a container that is not started; returns its ID and what a user
-    /// should know.
+    /// Makes a container that is not started, or finds the one that the same request
+    /// has made before.
     ///
     /// # Errors
-    /// `InvalidArgument`, `NotFound` for the image or its platform, `AlreadyExists` for the name.
+    /// `InvalidArgument`, `NotFound` for the image or its platform, `AlreadyExists` for the name,
+    /// `FailedPrecondition` for an idempotency key of another request.
     pub async fn create(
         &self,
         ctx: &Context,
         options: ContainerOptions,
         pull: Pull,
         platform: Option<Platform>,
-    ) -> Result<(String, Vec<String>)> {
+    ) -> Result<Created> {
+        let _once = self.once(ctx, options.idempotency.as_ref()).await?;
+        if let Some((container, _)) = self.repeated(ctx, options.idempotency.as_ref()).await? {
+            let (id, warnings) = (container.id, Vec::new());
+            return Ok(Created { id, warnings, existing: true });
+        }
         let image = self.image_for(ctx, &options.image, pull, platform, None).await?;
         let made = self.make(ctx, options, &image, None).await?;
         let busy = made.live.busy.lock().await;
         self.mark_created(ctx, &made).await?;
         drop(busy);
-        Ok((made.container.id, made.warnings))
+        Ok(Created { id: made.container.id, warnings: made.warnings, existing: false })
     }
 
     /// Makes it durable that a container is there, before anybody is told.
     pub(crate) async fn mark_created(&self, ctx: &Context, made: &Made) -> Result<()> {
         let created = |meta: &mut Meta| meta.state.phase = Phase::Created;
-        self.store.update(ctx, &made.container.id, Durability::Sync, created).await
+        let (id, action) = (&made.container.id, Some(Action::Created));
+        self.store.update(ctx, id, Durability::Sync, action, created).await
     }
 
     /// Makes a container: its record first, then its file system and files.
@@ -90,6 +98,7 @@ impl Engine {
                 Ok(Made { container, meta, mounts, live, warnings })
             }
             Err(err) => {
+                live.set(State::default());
                 if let Err(left) = self.dispose(ctx, &container, &meta, Durability::Buffered).await
                 {
                     tracing::warn!(id, error = %left, "undo a container that failed");
@@ -136,6 +145,7 @@ impl Engine {
             image_id: image.unpacked.config_digest.to_string(),
             labels,
             settings,
+            idempotency: options.idempotency,
             ..Meta::default()
         };
         Ok((container, meta))

@@ -4,6 +4,8 @@ use gantry_core::containers::Container;
 use gantry_core::{Any, Error, Labels, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::Idempotency;
+
 /// Name of the extension in a container's record, and type URL of its value:
 /// JSON of what the engine knows.
 pub const EXTENSION: &str = "gantry.engine.v1";
@@ -141,6 +143,9 @@ pub(crate) struct Meta {
     pub(crate) labels: Labels,
     pub(crate) settings: Settings,
     pub(crate) state: State,
+    /// The request that made it, when that may be repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idempotency: Option<Idempotency>,
     /// Made by another client than the engine: there is no extension.
     #[serde(skip)]
     pub(crate) foreign: bool,

@@ -5,6 +5,8 @@ use gantry_core::images::Progress;
 use gantry_core::{Labels, Platform};
 use tokio::sync::mpsc;
 
+use crate::Idempotency;
+
 /// What a container is made from; texts as a user writes them, empty for the default.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerOptions {
@@ -38,6 +40,19 @@ pub struct ContainerOptions {
     pub stop_signal: String,
     /// `max-size`, `max-file`.
     pub log_options: Labels,
+    /// Names the request, so that repeating it makes no second container.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A container that was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Created {
+    /// Its ID.
+    pub id: String,
+    /// What a user should know, a line each.
+    pub warnings: Vec<String>,
+    /// An earlier request with the same idempotency key made it.
+    pub existing: bool,
 }
 
 /// When an image is pulled before a container is made.
@@ -127,6 +142,8 @@ pub enum SessionOutput {
         name: String,
         /// What a user should know, a line each.
         warnings: Vec<String>,
+        /// An earlier request with the same idempotency key made it.
+        existing: bool,
     },
     /// The process runs.
     Started {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use gantry_core::containers::{CONTAINERS, Container};
 use gantry_core::db::{Durability, blocking};
 use gantry_core::tasks::{Process, Status};
-use gantry_core::{Context, Namespace, Result};
+use gantry_core::{Context, Namespace, Result, faults};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
 use crate::files::socket_directory;
@@ -27,6 +28,7 @@ impl Engine {
     /// The store's. Trouble with one container is logged.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
         self.watch_memory()?;
+        self.follow_others().await;
         let database = Arc::clone(&self.parts.database);
         let namespaces = blocking(move || database.namespaces(CONTAINERS.name())).await?;
         for namespace in namespaces {
@@ -57,6 +59,11 @@ impl Engine {
                 }
             };
             match tasks.remove(&id) {
+                // Its end was recorded and told; only its task is left.
+                Some(task) if is_recorded(&meta, &task) => {
+                    self.delete_task(ctx, &id).await;
+                    self.recover_ended(ctx, container, meta).await;
+                }
                 Some(task) => self.recover_running(ctx, container, meta, &task).await,
                 None => self.recover_ended(ctx, container, meta).await,
             }
@@ -100,7 +107,9 @@ impl Engine {
         };
         tracing::info!(id, name = meta.name, "the container runs");
         live.watched(state);
-        self.record(ctx, id, &live, Durability::Buffered).await;
+        // Unless that was recorded, it may not have been told either.
+        let started = (!meta.state.phase.is_running()).then_some(Action::Started);
+        self.record(ctx, id, &live, Durability::Buffered, started).await;
         self.watch(ctx, &container, &meta, &live);
     }
 
@@ -130,6 +139,13 @@ impl Engine {
     }
 }
 
+/// Whether the end of this run is what is stored: not that of one before it.
+fn is_recorded(meta: &Meta, task: &Process) -> bool {
+    meta.state.phase == Phase::Exited
+        && task.status == Status::Stopped
+        && task.exit.at == meta.state.finished_at
+}
+
 /// Removes sockets on which nobody listens: their shims were killed.
 fn sweep_sockets(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
@@ -139,7 +155,32 @@ fn sweep_sockets(directory: &Path) {
             .is_err_and(|err| err.kind() == std::io::ErrorKind::ConnectionRefused);
         if refused {
             // Whoever removed it first was right.
-            let _ = fs::remove_file(&path);
+            let _ = faults::around("sweep a socket", || fs::remove_file(&path));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_core::Timestamp;
+    use gantry_core::tasks::Exit;
+
+    #[test]
+    fn the_end_of_an_earlier_run_is_not_that_of_this_one() {
+        let at = |seconds| Timestamp { seconds, nanos: 0 };
+        let stored = |phase| Meta {
+            state: State { phase, finished_at: at(7), ..State::default() },
+            ..Meta::default()
+        };
+        let task = |status, seconds| Process {
+            status,
+            exit: Exit { status: 0, at: at(seconds) },
+            ..Process::default()
+        };
+        assert!(is_recorded(&stored(Phase::Exited), &task(Status::Stopped, 7)));
+        assert!(!is_recorded(&stored(Phase::Exited), &task(Status::Stopped, 9)));
+        assert!(!is_recorded(&stored(Phase::Exited), &task(Status::Running, 7)));
+        assert!(!is_recorded(&stored(Phase::Running), &task(Status::Stopped, 7)));
     }
 }

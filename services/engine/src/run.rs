@@ -8,6 +8,7 @@ use gantry_core::db::Durability;
 use gantry_core::images::ProgressSink;
 use gantry_core::tasks::{CreateTask, ExecFailure, Stdio, exec_failure};
 use gantry_core::{Context, Error, Mount, Result, Timestamp};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::attach::Attached;
 use crate::files::attach_socket;
@@ -54,6 +55,17 @@ impl Engine {
         mut request: RunRequest,
         mut session: Session,
     ) -> Result<()> {
+        let once = request.options.idempotency.clone();
+        if once.is_some() && !request.detach {
+            return Err(Error::invalid_argument(
+                "an idempotency key needs a detached container: who repeats the request can't \
+                 have the output that was sent before",
+            ));
+        }
+        let _once = self.once(ctx, once.as_ref()).await?;
+        if let Some((container, meta)) = self.repeated(ctx, once.as_ref()).await? {
+            return self.run_again(ctx, &container.id, &meta.name, &session).await;
+        }
         let platform = request.platform.take();
         let progress = progress_to(&session);
         let wanted = &request.options.image;
@@ -72,12 +84,15 @@ impl Engine {
             transient,
         };
         let told = async {
-            if !transient {
+            if transient {
+                self.tell(ctx, Action::Created, &made.container, &made.meta, &live);
+            } else {
                 self.mark_created(ctx, &made).await?;
             }
             let (id, name) = (made.container.id.clone(), made.meta.name.clone());
             let warnings = made.warnings.clone();
-            session.tell(SessionOutput::Created { id, name, warnings }).await;
+            let created = SessionOutput::Created { id, name, warnings, existing: false };
+            session.tell(created).await;
             Ok(())
         };
         let (told, prepared) = tokio::join!(told, self.create_task(&start));
@@ -104,6 +119,32 @@ impl Engine {
         if let Some(attached) = attached {
             self.follow(ctx, &made, attached, &mut session, request.attach_stdin).await;
         }
+        Ok(())
+    }
+
+    /// Answers a request that has made a container before. It is started if it never was:
+    /// the daemon may have ended in between.
+    async fn run_again(
+        self: &Arc<Self>,
+        ctx: &Context,
+        id: &str,
+        name: &str,
+        session: &Session,
+    ) -> Result<()> {
+        let (id, name, warnings) = (id.to_owned(), name.to_owned(), Vec::new());
+        let created = SessionOutput::Created { id: id.clone(), name, warnings, existing: true };
+        session.tell(created).await;
+        let before = self.find(ctx, &id).await?.state;
+        if before.phase == Phase::Created && before.error.is_empty() {
+            self.start(ctx, &id).await?;
+        }
+        let state = self.find(ctx, &id).await?.state;
+        let told = if state.phase.is_running() {
+            SessionOutput::Started { pid: state.pid }
+        } else {
+            SessionOutput::Exited { status: state.exit_code, error: state.error }
+        };
+        session.tell(told).await;
         Ok(())
     }
 
@@ -180,10 +221,13 @@ impl Engine {
             started_at: Timestamp::now(),
             ..State::default()
         });
-        if !start.transient {
+        let started = Action::Started;
+        if start.transient {
+            self.tell(ctx, started, container, meta, live);
+        } else {
             // Before anybody is told that it runs: its end is then looked for
             // even by a daemon that comes after this one.
-            self.record(ctx, &container.id, live, Durability::Buffered).await;
+            self.record(ctx, &container.id, live, Durability::Buffered, Some(started)).await;
         }
         self.watch(ctx, container, meta, live);
         Ok((pid, attached))
@@ -215,9 +259,8 @@ impl Engine {
         let phase = if before.phase == Phase::Exited { Phase::Exited } else { Phase::Created };
         let state = State { phase, exit_code, error, pid: 0, ..before };
         live.set(state.clone());
-        let store = self.store.update(ctx, id, Durability::Sync, move |meta| {
-            meta.state = state.clone();
-        });
+        let change = move |meta: &mut Meta| meta.state = state.clone();
+        let store = self.store.update(ctx, id, Durability::Sync, Some(Action::Died), change);
         if let Err(err) = store.await {
             tracing::warn!(id = %id, error = %err, "record a failed start");
         }

@@ -4,20 +4,27 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gantry_core::containers::{CONTAINERS, Container};
-use gantry_core::db::{Database, Durability, Table, blocking, write};
-use gantry_core::events::Events;
-use gantry_core::{Any, Context, Error, Result, Timestamp};
+use gantry_core::db::{Database, Durability, Table, blocking, write_then};
+use gantry_core::history::{History, Staged};
+use gantry_core::{Any, Context, Error, Namespace, Result, Timestamp};
 use gantry_grpc::any;
 use gantry_grpc::containerd::events::{ContainerCreate, ContainerDelete, container_create};
 use gantry_grpc::convert;
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use prost::Name;
 
 use crate::live::LiveTable;
 use crate::model::{Meta, Phase};
-use crate::names;
+use crate::{changes, names};
+
+#[cfg(test)]
+mod tests;
 
 /// Containers' IDs by name. A row whose container is gone counts for nothing.
 const NAMES: Table<String> = Table::new("engine-names");
+
+/// Containers' IDs by idempotency key, as `NAMES`.
+const KEYS: Table<String> = Table::new("engine-idempotency-keys");
 
 /// So many random names are tried.
 const ATTEMPTS: usize = 16;
@@ -25,7 +32,7 @@ const ATTEMPTS: usize = 16;
 /// The containers' records, as the engine uses them.
 pub(crate) struct Store {
     pub(crate) database: Arc<dyn Database>,
-    pub(crate) events: Arc<dyn Events>,
+    pub(crate) history: Arc<dyn History>,
     pub(crate) live: Arc<LiveTable>,
 }
 
@@ -54,36 +61,47 @@ impl Store {
             meta.store(&mut container)?;
             let (row, name) = (container.clone(), meta.name.clone());
             let (live, namespace) = (Arc::clone(&self.live), ctx.namespace.clone());
-            let stored = write(&self.database, durability, move |tx| {
-                let space = namespace.as_str();
-                if let Some(owner) = NAMES.lock(tx, space, &name)? {
-                    let there = CONTAINERS.lock(tx, space, &owner)?;
-                    let leaving = live.is_removing(&namespace, &owner);
-                    if there.is_some_and(|c| !leaving && !is_removing(&c)) {
-                        return Err(taken(&name, &owner));
+            let key = meta.idempotency.as_ref().map(|once| once.key.clone());
+            let created = created(ctx, &container);
+            let staged = created.clone();
+            let history = Arc::clone(&self.history);
+            let stored = write_then(
+                &self.database,
+                durability,
+                move |tx| {
+                    let space = namespace.as_str();
+                    if let Some(owner) = NAMES.lock(tx, space, &name)? {
+                        let there = CONTAINERS.lock(tx, space, &owner)?;
+                        let leaving = live.is_removing(&namespace, &owner);
+                        if there.is_some_and(|c| !leaving && !is_removing(&c)) {
+                            return Err(taken(&name, &owner));
+                        }
                     }
-                }
-                if CONTAINERS.lock(tx, space, &row.id)?.is_some() {
-                    let text = format!("container {:?}: already exists", row.id);
-                    return Err(Error::already_exists(text));
-                }
-                NAMES.put(tx, space, &name, &row.id)?;
-                CONTAINERS.put(tx, space, &row.id, &row)
-            })
+                    if CONTAINERS.lock(tx, space, &row.id)?.is_some() {
+                        let text = format!("container {:?}: already exists", row.id);
+                        return Err(Error::already_exists(text));
+                    }
+                    NAMES.put(tx, space, &name, &row.id)?;
+                    if let Some(key) = &key {
+                        KEYS.put(tx, space, key, &row.id)?;
+                    }
+                    CONTAINERS.put(tx, space, &row.id, &row)?;
+                    staged.put(tx)
+                },
+                move |()| history.release(created),
+            )
             .await;
             match stored {
                 Err(err) if err.is_already_exists() && !chosen => {}
                 Err(err) => return Err(err),
-                Ok(()) => {
-                    self.publish_create(ctx, &container);
-                    return Ok((container, meta));
-                }
+                Ok(()) => return Ok((container, meta)),
             }
         }
         Err(Error::already_exists("no free name was found; choose one: already exists"))
     }
 
-    /// Changes what is stored of a container.
+    /// Changes what is stored of a container, and stores with it the event that tells
+    /// of that, if one does.
     ///
     /// # Errors
     /// `NotFound` when it is gone.
@@ -92,22 +110,34 @@ impl Store {
         ctx: &Context,
         id: &str,
         durability: Durability,
+        action: Option<Action>,
         change: impl Fn(&mut Meta) + Send + 'static,
     ) -> Result<()> {
-        let (namespace, id) = (ctx.namespace.clone(), id.to_owned());
-        write(&self.database, durability, move |tx| {
-            let Some(mut container) = CONTAINERS.lock(tx, namespace.as_str(), &id)? else {
-                return Err(no_such(&id));
-            };
-            let mut meta = Meta::of(&container)?;
-            if meta.foreign {
-                return Ok(());
-            }
-            change(&mut meta);
-            meta.store(&mut container)?;
-            container.updated_at = Timestamp::now();
-            CONTAINERS.put(tx, namespace.as_str(), &id, &container)
-        })
+        let (ctx, id) = (ctx.clone(), id.to_owned());
+        let history = Arc::clone(&self.history);
+        write_then(
+            &self.database,
+            durability,
+            move |tx| {
+                let namespace = ctx.namespace.as_str();
+                let Some(mut container) = CONTAINERS.lock(tx, namespace, &id)? else {
+                    return Err(no_such(&id));
+                };
+                let mut meta = Meta::of(&container)?;
+                if meta.foreign {
+                    return Ok(None);
+                }
+                change(&mut meta);
+                meta.store(&mut container)?;
+                container.updated_at = Timestamp::now();
+                CONTAINERS.put(tx, namespace, &id, &container)?;
+                let event = |action| changes::staged(&ctx, action, &container, meta);
+                let staged = action.map(event);
+                staged.iter().try_for_each(|staged| staged.put(tx))?;
+                Ok(staged)
+            },
+            move |staged| staged.into_iter().for_each(|staged| history.release(staged)),
+        )
         .await
     }
 
@@ -122,23 +152,63 @@ impl Store {
         name: &str,
         durability: Durability,
     ) -> Result<()> {
-        let namespace = ctx.namespace.clone();
-        let (row, name) = (id.to_owned(), name.to_owned());
-        let there = write(&self.database, durability, move |tx| {
-            let space = namespace.as_str();
-            // The name may be another container's by now.
-            if NAMES.lock(tx, space, &name)?.as_ref() == Some(&row) {
-                NAMES.delete(tx, space, &name)?;
-            }
-            let there = CONTAINERS.lock(tx, space, &row)?.is_some();
-            CONTAINERS.delete(tx, space, &row)?;
-            Ok(there)
+        let (ctx, row, name) = (ctx.clone(), id.to_owned(), name.to_owned());
+        let live = Arc::clone(&self.live);
+        let history = Arc::clone(&self.history);
+        write_then(
+            &self.database,
+            durability,
+            move |tx| {
+                let space = ctx.namespace.as_str();
+                // The name may be another container's by now.
+                if NAMES.lock(tx, space, &name)?.as_ref() == Some(&row) {
+                    NAMES.delete(tx, space, &name)?;
+                }
+                let Some(container) = CONTAINERS.lock(tx, space, &row)? else {
+                    return Ok(Vec::new());
+                };
+                CONTAINERS.delete(tx, space, &row)?;
+                // Damage is no reason to keep it.
+                let mut meta = Meta::of(&container).unwrap_or_default();
+                meta.state = live.state(&ctx.namespace, &row).unwrap_or(meta.state);
+                if let Some(once) = &meta.idempotency
+                    && KEYS.lock(tx, space, &once.key)?.as_ref() == Some(&row)
+                {
+                    KEYS.delete(tx, space, &once.key)?;
+                }
+                // Of one that was still being made nobody was told, unless it was to go by itself.
+                let told = meta.state.phase != Phase::Creating || meta.settings.auto_remove;
+                let removed = if told {
+                    changes::staged(&ctx, Action::Removed, &container, meta)
+                } else {
+                    changes::undone(&ctx, &container, meta)
+                };
+                let deleted = ContainerDelete { id: row.clone() };
+                let staged = vec![removed, public(&ctx, "/containers/delete", &deleted)];
+                staged.iter().try_for_each(|staged| staged.put(tx))?;
+                Ok(staged)
+            },
+            move |staged| staged.into_iter().for_each(|staged| history.release(staged)),
+        )
+        .await
+    }
+
+    /// The container that a request with this key made.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn by_key(
+        &self,
+        ctx: &Context,
+        key: &str,
+    ) -> Result<Option<(Container, Meta)>> {
+        let (database, namespace) = (Arc::clone(&self.database), ctx.namespace.clone());
+        let (live, key) = (Arc::clone(&self.live), key.to_owned());
+        blocking(move || match KEYS.get(&*database, namespace.as_str(), &key)? {
+            Some(id) => visible(&*database, &live, &namespace, &id),
+            None => Ok(None),
         })
-        .await?;
-        if there {
-            self.publish(ctx, "/containers/delete", &ContainerDelete { id: id.to_owned() });
-        }
-        Ok(())
+        .await
     }
 
     /// All containers of a namespace that are not being taken away.
@@ -173,14 +243,7 @@ impl Store {
         let text = text.strip_prefix('/').unwrap_or(text).to_owned();
         blocking(move || {
             let space = namespace.as_str();
-            let visible = |id: &str| -> Result<Option<(Container, Meta)>> {
-                let Some(found) = CONTAINERS.get(&*database, space, id)? else { return Ok(None) };
-                if live.is_removing(&namespace, id) || is_removing(&found) {
-                    return Ok(None);
-                }
-                let meta = Meta::of(&found)?;
-                Ok(Some((found, meta)))
-            };
+            let visible = |id: &str| visible(&*database, &live, &namespace, id);
             if text.is_empty() || text.contains('\0') {
                 return Err(no_such(&text));
             }
@@ -204,31 +267,44 @@ impl Store {
         })
         .await
     }
+}
 
-    fn publish_create(&self, ctx: &Context, container: &Container) {
-        let event = ContainerCreate {
-            id: container.id.clone(),
-            image: container.image.clone(),
-            runtime: Some(container_create::Runtime {
-                name: container.runtime.name.clone(),
-                options: container.runtime.options.clone().map(convert::any),
-            }),
-        };
-        self.publish(ctx, "/containers/create", &event);
+/// A container that is not being taken away.
+fn visible(
+    database: &dyn Database,
+    live: &LiveTable,
+    namespace: &Namespace,
+    id: &str,
+) -> Result<Option<(Container, Meta)>> {
+    let Some(found) = CONTAINERS.get(database, namespace.as_str(), id)? else { return Ok(None) };
+    if live.is_removing(namespace, id) || is_removing(&found) {
+        return Ok(None);
     }
+    let meta = Meta::of(&found)?;
+    Ok(Some((found, meta)))
+}
 
-    fn publish<M: Name>(&self, ctx: &Context, topic: &str, event: &M) {
-        let packed = any::pack(event);
-        let event = Any { type_url: packed.type_url, value: packed.value };
-        if let Err(err) = self.events.publish(ctx, topic, event) {
-            tracing::warn!(topic, error = %err, "publish");
-        }
-    }
+/// What containerd's clients are told of a new container.
+fn created(ctx: &Context, container: &Container) -> Staged {
+    let event = ContainerCreate {
+        id: container.id.clone(),
+        image: container.image.clone(),
+        runtime: Some(container_create::Runtime {
+            name: container.runtime.name.clone(),
+            options: container.runtime.options.clone().map(convert::any),
+        }),
+    };
+    public(ctx, "/containers/create", &event)
+}
+
+fn public<M: Name>(ctx: &Context, topic: &str, event: &M) -> Staged {
+    let packed = any::pack(event);
+    Staged::new(ctx, topic, Any { type_url: packed.type_url, value: packed.value })
 }
 
 /// `No such container: x`.
 pub(crate) fn no_such(text: &str) -> Error {
-    Error::not_found(format!("No such container: {text}"))
+    Error::not_found(format!("No such container: {text}")).about("container", text)
 }
 
 fn is_removing(container: &Container) -> bool {
@@ -240,6 +316,7 @@ fn taken(name: &str, owner: &str) -> Error {
         "Conflict. The container name \"/{name}\" is already in use by container \"{owner}\". \
          You have to remove (or rename) that container to be able to reuse that name."
     ))
+    .about("container", name)
 }
 
 fn keys(database: &dyn Database, namespace: &str, prefix: &str) -> Result<Vec<String>> {
@@ -257,6 +334,7 @@ fn unknown(database: &dyn Database, namespace: &str, text: &str) -> Result<Error
     Ok(match meant {
         Some(meant) => {
             Error::not_found(format!("No such container: {text}. Did you mean {meant}?"))
+                .about("container", text)
         }
         None => no_such(text),
     })
@@ -273,116 +351,5 @@ fn ambiguous(text: &str, candidates: &[(Container, Meta)]) -> Error {
         candidates.len(),
         shown.collect::<Vec<_>>().join(", ")
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-
-    use gantry_core::Namespace;
-    use gantry_core::db::memory::MemoryDatabase;
-    use gantry_core::events::{Envelope, EventStream};
-    use gantry_core::filter::Filters;
-
-    use crate::model::State;
-
-    /// Keeps topics.
-    #[derive(Default)]
-    struct Topics(Mutex<Vec<String>>);
-
-    impl Events for Topics {
-        fn publish(&self, _: &Context, topic: &str, _: Any) -> Result<()> {
-            self.0.lock().unwrap().push(topic.to_owned());
-            Ok(())
-        }
-
-        fn forward(&self, _: Envelope) -> Result<()> {
-            Ok(())
-        }
-
-        fn subscribe(&self, _: Filters) -> EventStream {
-            Box::pin(futures::stream::empty())
-        }
-    }
-
-    fn store() -> (Store, Context, Arc<Topics>) {
-        let topics = Arc::new(Topics::default());
-        let store = Store {
-            database: MemoryDatabase::new().shared(),
-            events: Arc::clone(&topics) as Arc<dyn Events>,
-            live: Arc::default(),
-        };
-        (store, Context::new(Namespace::new("default").unwrap()), topics)
-    }
-
-    async fn make(store: &Store, ctx: &Context, id: &str, name: &str) -> Result<Meta> {
-        let container = Container { id: id.into(), ..Container::default() };
-        let meta = Meta { name: name.into(), ..Meta::default() };
-        store.create(ctx, container, meta, Durability::Buffered).await.map(|(_, meta)| meta)
-    }
-
-    #[tokio::test]
-    async fn a_name_belongs_to_one_container() {
-        let (store, ctx, topics) = store();
-        make(&store, &ctx, "aa1", "web").await.unwrap();
-        let err = make(&store, &ctx, "aa2", "web").await.unwrap_err();
-        assert!(err.is_already_exists() && err.to_string().contains("\"aa1\""), "{err}");
-        // The refused one left nothing.
-        assert!(store.resolve(&ctx, "aa2").await.unwrap_err().is_not_found());
-        let random = make(&store, &ctx, "aa3", "").await.unwrap();
-        assert!(random.name.contains('_'));
-        store.remove(&ctx, "aa1", "web", Durability::Sync).await.unwrap();
-        make(&store, &ctx, "aa2", "web").await.unwrap();
-        let seen = topics.0.lock().unwrap().join(" ");
-        let want = "/containers/create /containers/create /containers/delete /containers/create";
-        assert_eq!(seen, want);
-    }
-
-    #[tokio::test]
-    async fn a_container_on_its_way_out_gives_its_name_free() {
-        let (store, ctx, _) = store();
-        make(&store, &ctx, "aa1", "web").await.unwrap();
-        let leaving = State { phase: Phase::Removing, ..State::default() };
-        store.live.entry(&ctx, "aa1").set(leaving);
-        assert!(store.resolve(&ctx, "web").await.unwrap_err().is_not_found());
-        assert!(store.list(&ctx).await.unwrap().is_empty());
-        make(&store, &ctx, "aa2", "web").await.unwrap();
-        // Its end does not take the name from its new owner.
-        store.remove(&ctx, "aa1", "web", Durability::Sync).await.unwrap();
-        assert_eq!(store.resolve(&ctx, "web").await.unwrap().0.id, "aa2");
-    }
-
-    #[tokio::test]
-    async fn names_ids_and_their_beginnings() {
-        let (store, ctx, _) = store();
-        for (id, name) in [("abc1", "web"), ("abd2", "cache"), ("ffff", "abc")] {
-            make(&store, &ctx, id, name).await.unwrap();
-        }
-        let id = async |text: &str| store.resolve(&ctx, text).await.map(|(c, _)| c.id);
-        assert_eq!(id("web").await.unwrap(), "abc1");
-        assert_eq!(id("/web").await.unwrap(), "abc1");
-        assert_eq!(id("abd2").await.unwrap(), "abd2");
-        assert_eq!(id("abd").await.unwrap(), "abd2");
-        // A name counts before the beginning of an ID.
-        assert_eq!(id("abc").await.unwrap(), "ffff");
-        let err = id("ab").await.unwrap_err();
-        assert_eq!(err.kind(), gantry_core::Kind::InvalidArgument);
-        assert!(err.to_string().contains("abc1 (web), abd2 (cache)"), "{err}");
-        let err = id("wbe").await.unwrap_err();
-        assert_eq!(err.to_string(), "No such container: wbe. Did you mean web?");
-        assert_eq!(id("nothing").await.unwrap_err().to_string(), "No such container: nothing");
-        assert!(id("").await.unwrap_err().is_not_found());
-    }
-
-    #[tokio::test]
-    async fn changes_are_stored() {
-        let (store, ctx, _) = store();
-        make(&store, &ctx, "aa1", "web").await.unwrap();
-        let change = |meta: &mut Meta| meta.state.exit_code = 3;
-        store.update(&ctx, "aa1", Durability::Sync, change).await.unwrap();
-        assert_eq!(store.resolve(&ctx, "web").await.unwrap().1.state.exit_code, 3);
-        let gone = store.update(&ctx, "zz", Durability::Sync, change).await.unwrap_err();
-        assert!(gone.is_not_found());
-    }
+    .about("container", text)
 }

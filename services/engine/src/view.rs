@@ -1,6 +1,7 @@
 //! Containers as they are listed and inspected.
 
 use gantry_core::containers::Container;
+use gantry_core::history::Cursor;
 use gantry_core::{Context, Labels, Result, Timestamp};
 use serde_json::{Value, json};
 
@@ -32,7 +33,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn of(container: &Container, meta: Meta, state: State) -> Self {
+    /// Puts together what is known of a container.
+    pub(crate) fn of(container: &Container, meta: Meta, state: State) -> Self {
         Self {
             id: container.id.clone(),
             name: meta.name,
@@ -47,6 +49,25 @@ impl Summary {
 }
 
 impl Engine {
+    /// [`Engine::list`] with the position in the history as of which it is true: every
+    /// change that is told behind it is not in the list yet, or shows there already.
+    /// `None` while events can't be stored.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list_at(
+        &self,
+        ctx: &Context,
+        all: bool,
+    ) -> Result<(Vec<Summary>, Option<Cursor>)> {
+        // First: a change is made before it is told.
+        let cursor = self.parts.history.cursor().await;
+        if let Err(err) = &cursor {
+            tracing::warn!(error = %err, "list containers without a cursor");
+        }
+        Ok((self.list(ctx, all).await?, cursor.ok()))
+    }
+
     /// Containers, newest first: those that run, or all. Never waits for a shim.
     ///
     /// # Errors

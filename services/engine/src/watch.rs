@@ -8,10 +8,11 @@ use gantry_core::containers::Container;
 use gantry_core::db::{Durability, blocking};
 use gantry_core::filter::Filters;
 use gantry_core::tasks::Exit;
-use gantry_core::{Context, Error, Namespace, Result, Timestamp};
+use gantry_core::{Context, Error, Namespace, Result, Timestamp, faults};
 use gantry_grpc::any;
 use gantry_grpc::containerd::events::TaskOom;
 use gantry_grpc::convert;
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
 use crate::files::attach_socket;
@@ -67,12 +68,16 @@ impl Engine {
         let id = container.id.as_str();
         let exit = self.exit_of(ctx, id).await;
         live.ended(end_at(&meta, exit));
+        if meta.settings.auto_remove {
+            // Nothing is recorded: its record goes.
+            self.tell(ctx, Action::Died, &container, &meta, &live);
+        }
         let busy = live.busy.lock().await;
         if meta.settings.auto_remove {
             self.dispose_or_bury(ctx, &container, &meta, &live).await;
         } else {
             // The shim keeps the exit until it is recorded here.
-            self.record(ctx, id, &live, Durability::Sync).await;
+            self.record(ctx, id, &live, Durability::Sync, Some(Action::Died)).await;
             self.delete_task(ctx, id).await;
         }
         drop(busy);
@@ -95,11 +100,18 @@ impl Engine {
         }
     }
 
-    /// Stores the state as it is now.
-    pub(crate) async fn record(&self, ctx: &Context, id: &str, live: &Live, how: Durability) {
+    /// Stores the state as it is now, and what made it so.
+    pub(crate) async fn record(
+        &self,
+        ctx: &Context,
+        id: &str,
+        live: &Live,
+        how: Durability,
+        action: Option<Action>,
+    ) {
         let Some(state) = live.now().state else { return };
-        let stored = self.store.update(ctx, id, how, move |meta| meta.state = state.clone()).await;
-        match stored {
+        let change = move |meta: &mut Meta| meta.state = state.clone();
+        match self.store.update(ctx, id, how, action, change).await {
             Err(err) if !err.is_not_found() => {
                 tracing::warn!(id, error = %err, "record what a container does");
             }
@@ -117,7 +129,8 @@ impl Engine {
         }
         let socket = attach_socket(&self.parts.config.state, id);
         // Usually the shim has removed it.
-        let _ = blocking(move || Ok(std::fs::remove_file(socket))).await;
+        let remove = || std::fs::remove_file(socket);
+        let _ = blocking(move || Ok(faults::around("remove the socket of a task", remove))).await;
     }
 
     /// Takes everything of a container away, its record last. Whatever is
@@ -161,7 +174,7 @@ impl Engine {
         tracing::warn!(id = %container.id, error = %err, "remove a container");
         let state = live.now().state.unwrap_or_default();
         live.set(State { phase: Phase::Dead, error: err.to_string(), ..state });
-        self.record(ctx, &container.id, live, Durability::Sync).await;
+        self.record(ctx, &container.id, live, Durability::Sync, Some(Action::Updated)).await;
     }
 
     /// Notes which containers were killed for want of memory, for as long as
@@ -200,4 +213,5 @@ pub(crate) fn stuck(what: &str, name: &str) -> Error {
         gantry_core::Kind::DeadlineExceeded,
         format!("{what} container {name}: its process does not end: try again, or kill it"),
     )
+    .about("container", name)
 }

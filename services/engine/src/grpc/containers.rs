@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use gantry_core::Result as CoreResult;
+use gantry_core::{Error, Result as CoreResult};
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::containers_server::Containers as Service;
 use gantry_grpc::gantry::engine::v1::session_input::Input;
-use gantry_grpc::status::to_wire;
+use gantry_grpc::status::to_detailed as to_wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::{Answer, Answers, Containers, context_of, convert};
 use crate::Engine;
-use crate::options::{Session, SessionInput};
+use crate::options::{Created, Session, SessionInput};
 
 /// Messages on their way in either direction of a session: enough to keep
 /// both ends busy, few enough to slow down whoever is ahead.
@@ -24,11 +24,11 @@ const QUEUE: usize = 32;
 /// The first message of a session, and the session behind it.
 async fn open(inbound: &mut Streaming<api::SessionInput>, rpc: &str) -> Result<Input, Status> {
     let first = inbound.message().await?.and_then(|message| message.input);
-    first.ok_or_else(|| Status::invalid_argument(format!("{rpc}: the first message says nothing")))
+    first.ok_or_else(|| convert::invalid(format!("{rpc}: the first message says nothing")))
 }
 
 fn unexpected(rpc: &str) -> Status {
-    Status::invalid_argument(format!("{rpc}: the first message belongs to another method"))
+    convert::invalid(format!("{rpc}: the first message belongs to another method"))
 }
 
 /// Runs a session: `work` in a task of its own, which outlives a caller that
@@ -56,7 +56,7 @@ where
         match work.await {
             Ok(Ok(())) => None,
             Ok(Err(err)) => Some(Err(to_wire(err))),
-            Err(_) => Some(Err(Status::internal("the session failed unexpectedly"))),
+            Err(_) => Some(Err(to_wire(Error::internal("the session failed unexpectedly")))),
         }
     });
     let outputs = ReceiverStream::new(from_engine).map(|output| Ok(convert::output(output)));
@@ -69,6 +69,7 @@ impl Service for Containers {
     type RunStream = Answers<api::SessionOutput>;
     type ExecStream = Answers<api::SessionOutput>;
     type AttachStream = Answers<api::SessionOutput>;
+    type WatchStream = Answers<api::ContainerChange>;
     type LogsStream = Answers<api::LogEntry>;
 
     async fn run(&self, request: Request<Streaming<api::SessionInput>>) -> Answer<Self::RunStream> {
@@ -117,12 +118,11 @@ impl Service for Containers {
         request: Request<api::CreateContainerRequest>,
     ) -> Answer<api::CreateContainerResponse> {
         let ctx = context_of(&request)?;
-        let wire = request.into_inner();
-        let (options, pull) = (convert::options(wire.spec)?, convert::pull(wire.pull)?);
-        let platform = convert::platform(&wire.platform)?;
-        let made = self.engine.create(&ctx, options, pull, platform).await.map_err(to_wire)?;
-        let (id, warnings) = made;
-        Ok(Response::new(api::CreateContainerResponse { id, warnings }))
+        let (options, pull, platform) = convert::create(request.into_inner())?;
+        let engine = Arc::clone(&self.engine);
+        let made = finish(async move { engine.create(&ctx, options, pull, platform).await });
+        let Created { id, warnings, existing } = made.await?;
+        Ok(Response::new(api::CreateContainerResponse { id, warnings, existing }))
     }
 
     async fn start(
@@ -142,9 +142,22 @@ impl Service for Containers {
     ) -> Answer<api::ListContainersResponse> {
         let ctx = context_of(&request)?;
         let all = request.into_inner().all;
-        let found = self.engine.list(&ctx, all).await.map_err(to_wire)?;
+        let (found, cursor) = self.engine.list_at(&ctx, all).await.map_err(to_wire)?;
         let containers = found.into_iter().map(convert::container).collect();
-        Ok(Response::new(api::ListContainersResponse { containers }))
+        let cursor = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
+        Ok(Response::new(api::ListContainersResponse { containers, cursor }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<api::WatchContainersRequest>,
+    ) -> Answer<Self::WatchStream> {
+        let ctx = context_of(&request)?;
+        let cursor = request.into_inner().cursor;
+        let cursor = if cursor.is_empty() { None } else { Some(cursor.parse().map_err(to_wire)?) };
+        let changes = self.engine.changes(&ctx, cursor).await.map_err(to_wire)?;
+        let changes = changes.map(|change| change.map(convert::change).map_err(to_wire));
+        Ok(Response::new(Box::pin(changes)))
     }
 
     async fn inspect(
@@ -171,7 +184,9 @@ impl Service for Containers {
             match work.await {
                 Ok(Ok(())) => None,
                 Ok(Err(err)) => Some(Err(to_wire(err))),
-                Err(_) => Some(Err(Status::internal("reading the log failed unexpectedly"))),
+                Err(_) => {
+                    Some(Err(to_wire(Error::internal("reading the log failed unexpectedly"))))
+                }
             }
         });
         let entries = ReceiverStream::new(entries).map(|entry| Ok(convert::log_entry(entry)));
@@ -226,12 +241,13 @@ impl Service for Containers {
 }
 
 /// Runs what must not stop half-way, even when the caller goes away.
-async fn finish<F>(work: F) -> Result<(), Status>
+async fn finish<F, R>(work: F) -> Result<R, Status>
 where
-    F: Future<Output = CoreResult<()>> + Send + 'static,
+    F: Future<Output = CoreResult<R>> + Send + 'static,
+    R: Send + 'static,
 {
     match tokio::spawn(work.in_current_span()).await {
         Ok(done) => done.map_err(to_wire),
-        Err(_) => Err(Status::internal("the operation failed unexpectedly")),
+        Err(_) => Err(to_wire(Error::internal("the operation failed unexpectedly"))),
     }
 }

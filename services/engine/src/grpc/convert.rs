@@ -1,12 +1,14 @@
 //! Between the wire's messages and the engine's types.
 
 use gantry_core::images::{LayerPhase, Progress, PullRequest};
-use gantry_core::{Platform, Timestamp};
+use gantry_core::{Digest, Error, Platform, Timestamp};
 use gantry_grpc::convert::timestamp;
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::{
     pull_progress, session_input::Input, session_output::Output,
 };
+use gantry_grpc::status::to_detailed;
+use prost::Message;
 use tonic::Status;
 
 use crate::logs::LogEntry;
@@ -14,7 +16,15 @@ use crate::model::Phase;
 use crate::options::{
     ContainerOptions, ExecRequest, Pull, RunRequest, SessionInput, SessionOutput, Size,
 };
-use crate::{ImageSummary, Summary};
+use crate::{Change, Idempotency, ImageSummary, Summary};
+
+/// What a container is made of, when to pull its image, and for which platform.
+type CreateRequest = (ContainerOptions, Pull, Option<Platform>);
+
+/// The status of a request that says something wrong.
+pub(super) fn invalid(message: impl Into<String>) -> Status {
+    to_detailed(Error::invalid_argument(message))
+}
 
 fn set_time(t: Timestamp) -> Option<prost_types::Timestamp> {
     (!t.is_unset()).then(|| timestamp(t))
@@ -32,7 +42,7 @@ pub(super) fn platform(text: &str) -> Result<Option<Platform>, Status> {
         _ => ("", "", None),
     };
     if os.is_empty() || architecture.is_empty() {
-        return Err(Status::invalid_argument(format!(
+        return Err(invalid(format!(
             "platform {text:?} must be like linux/amd64 or linux/arm64/v8"
         )));
     }
@@ -57,12 +67,12 @@ pub(super) fn pull(wire: i32) -> Result<Pull, Status> {
         Ok(api::PullPolicy::Missing) => Ok(Pull::Missing),
         Ok(api::PullPolicy::Always) => Ok(Pull::Always),
         Ok(api::PullPolicy::Never) => Ok(Pull::Never),
-        Err(_) => Err(Status::invalid_argument(format!("unknown pull policy {wire}"))),
+        Err(_) => Err(invalid(format!("unknown pull policy {wire}"))),
     }
 }
 
 pub(super) fn options(wire: Option<api::ContainerSpec>) -> Result<ContainerOptions, Status> {
-    let spec = wire.ok_or_else(|| Status::invalid_argument("the container is not described"))?;
+    let spec = wire.ok_or_else(|| invalid("the container is not described"))?;
     Ok(ContainerOptions {
         name: spec.name,
         image: spec.image,
@@ -79,12 +89,37 @@ pub(super) fn options(wire: Option<api::ContainerSpec>) -> Result<ContainerOptio
         auto_remove: spec.auto_remove,
         stop_signal: spec.stop_signal,
         log_options: spec.log_options,
+        idempotency: None,
     })
 }
 
+/// The key of a request; `None` when empty. What counts is all that the container is made of.
+pub(super) fn idempotency(
+    key: String,
+    spec: Option<&api::ContainerSpec>,
+    platform: &str,
+) -> Option<Idempotency> {
+    if key.is_empty() {
+        return None;
+    }
+    let platform = platform.to_owned();
+    let spec = spec.cloned();
+    let same = api::CreateContainerRequest { spec, platform, ..Default::default() };
+    Some(Idempotency { key, request: Digest::of(&same.encode_to_vec()) })
+}
+
+/// What a container is to be made of.
+pub(super) fn create(wire: api::CreateContainerRequest) -> Result<CreateRequest, Status> {
+    let pull = pull(wire.pull)?;
+    let idempotency = idempotency(wire.idempotency_key, wire.spec.as_ref(), &wire.platform);
+    let options = ContainerOptions { idempotency, ..options(wire.spec)? };
+    Ok((options, pull, platform(&wire.platform)?))
+}
+
 pub(super) fn run(wire: api::RunContainer) -> Result<RunRequest, Status> {
+    let idempotency = idempotency(wire.idempotency_key, wire.spec.as_ref(), &wire.platform);
     Ok(RunRequest {
-        options: options(wire.spec)?,
+        options: ContainerOptions { idempotency, ..options(wire.spec)? },
         detach: wire.detach,
         pull: pull(wire.pull)?,
         platform: platform(&wire.platform)?,
@@ -121,8 +156,8 @@ pub(super) fn input(wire: api::SessionInput) -> Option<SessionInput> {
 pub(super) fn output(output: SessionOutput) -> api::SessionOutput {
     let output = match output {
         SessionOutput::Progress(p) => Output::Progress(progress(p)),
-        SessionOutput::Created { id, name, warnings } => {
-            Output::Created(api::SessionCreated { id, name, warnings })
+        SessionOutput::Created { id, name, warnings, existing } => {
+            Output::Created(api::SessionCreated { id, name, warnings, existing })
         }
         SessionOutput::Started { pid } => Output::Started(api::SessionStarted { pid }),
         SessionOutput::Stdout(bytes) => Output::Stdout(bytes),
@@ -169,7 +204,7 @@ pub(super) fn progress(progress: Progress) -> api::PullProgress {
     api::PullProgress { event: Some(event) }
 }
 
-pub(super) fn container(summary: Summary) -> api::Container {
+pub(crate) fn container(summary: Summary) -> api::Container {
     let state = match summary.state.phase {
         Phase::Creating | Phase::Created => api::ContainerState::Created,
         Phase::Running => api::ContainerState::Running,
@@ -194,6 +229,15 @@ pub(super) fn container(summary: Summary) -> api::Container {
         network: summary.settings.network.as_str().to_owned(),
         error: summary.state.error,
         oom_killed: summary.state.oom_killed,
+    }
+}
+
+pub(super) fn change(change: Change) -> api::ContainerChange {
+    api::ContainerChange {
+        cursor: change.cursor.to_string(),
+        time: Some(timestamp(change.at)),
+        action: change.action.into(),
+        container: Some(change.container),
     }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::images_server::Images as Service;
-use gantry_grpc::status::to_wire;
+use gantry_grpc::status::to_detailed as to_wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status};

@@ -1,7 +1,7 @@
 //! `gantry.engine.v1` over the engine.
 
 mod containers;
-mod convert;
+pub(crate) mod convert;
 mod images;
 mod system;
 
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use futures::Stream;
 use gantry_core::{Context, Namespace};
 use gantry_grpc::context;
-use gantry_grpc::status::to_wire;
+use gantry_grpc::status::{to_detailed as to_wire, with_details};
 use tonic::{Request, Response, Status};
 
 use crate::Engine;
 
 /// Where a request acts that names no namespace.
-const DEFAULT_NAMESPACE: &str = "default";
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A service over an engine.
 macro_rules! service {
@@ -58,5 +58,5 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn context_of<T>(request: &Request<T>) -> Result<Context, Status> {
     let default = Namespace::new(DEFAULT_NAMESPACE).map_err(to_wire)?;
-    context::or_default(request, &default)
+    context::or_default(request, &default).map_err(with_details)
 }

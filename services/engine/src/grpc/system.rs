@@ -1,6 +1,6 @@
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::system_server::System as Service;
-use gantry_grpc::status::to_wire;
+use gantry_grpc::status::to_detailed as to_wire;
 use tonic::{Request, Response};
 
 use super::{Answer, System, context_of};

@@ -24,7 +24,10 @@ pub(crate) struct ImageInfo {
     /// Bytes of the unpacked layers; of the compressed ones while they are not unpacked.
     pub(crate) size: u64,
     /// Whether it was unpacked when this was found out.
-    unpacked: bool,
+    pub(super) unpacked: bool,
+    /// Whether it is what an index has for this machine: another stands in for what is not
+    /// here yet.
+    pub(super) native: bool,
 }
 
 /// Index or manifest (OCI image spec, image-index.md and manifest.md).
@@ -44,10 +47,10 @@ impl Engine {
     /// `NotFound` when they are not here, `DataLoss` when they make no sense.
     pub(crate) async fn image_info(&self, ctx: &Context, image: &Image) -> Result<Arc<ImageInfo>> {
         let digest = &image.target.digest;
-        if let Some(info) = self.cache.info(ctx, digest).filter(|info| info.unpacked) {
+        if let Some(info) = self.cache.info(ctx, digest).filter(|i| i.unpacked && i.native) {
             return Ok(info);
         }
-        let manifest = self.manifest(ctx, &image.target).await?;
+        let (manifest, native) = self.manifest(ctx, &image.target).await?;
         let config = manifest.config.ok_or_else(|| {
             Error::data_loss(format!("image {}: its manifest has no configuration", image.name))
         })?;
@@ -59,6 +62,7 @@ impl Engine {
             config: parsed,
             size: unpacked.unwrap_or_else(|| manifest.layers.iter().map(|l| l.size).sum()),
             unpacked: unpacked.is_some(),
+            native,
         });
         insert(&self.cache.infos, ctx, digest, &info);
         Ok(info)
@@ -68,7 +72,7 @@ impl Engine {
     /// they are transported.
     pub(crate) async fn outline(&self, ctx: &Context, image: &Image) -> (Option<Digest>, u64) {
         match self.manifest(ctx, &image.target).await {
-            Ok(manifest) => {
+            Ok((manifest, _)) => {
                 let size = manifest.layers.iter().map(|layer| layer.size).sum();
                 (manifest.config.map(|config| config.digest), size)
             }
@@ -77,21 +81,22 @@ impl Engine {
     }
 
     /// The manifest itself, or the one of an index that fits this machine;
-    /// failing that, the first that is here.
-    async fn manifest(&self, ctx: &Context, target: &Descriptor) -> Result<Document> {
+    /// failing that, the first that is here, and `false`.
+    async fn manifest(&self, ctx: &Context, target: &Descriptor) -> Result<(Document, bool)> {
         let document = self.parse(ctx, &target.digest).await?;
         if document.manifests.is_empty() || media_type::is_manifest(&target.media_type) {
-            return Ok(document);
+            return Ok((document, true));
         }
         let arch = gantry_core::architecture();
         let fits = |d: &Descriptor| {
             d.platform.as_ref().is_some_and(|p| p.architecture == arch && p.os == "linux")
         };
         let (mine, others): (Vec<_>, Vec<_>) = document.manifests.into_iter().partition(fits);
-        for candidate in mine.into_iter().chain(others) {
+        let mine = mine.into_iter().map(|candidate| (candidate, true));
+        for (candidate, native) in mine.chain(others.into_iter().map(|c| (c, false))) {
             match self.parse(ctx, &candidate.digest).await {
                 Err(err) if err.is_not_found() => {}
-                other => return other,
+                other => return other.map(|document| (document, native)),
             }
         }
         Err(Error::not_found(format!("content of index {}: not found", target.digest)))

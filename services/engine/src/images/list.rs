@@ -1,13 +1,12 @@
 //! Images as they are listed and inspected.
 
-use std::sync::Arc;
-
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
 use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp};
 use serde_json::{Value, json};
 
 use super::info::ImageInfo;
+use super::known::{Known, Looking};
 use super::reference::{familiar, split};
 use crate::Engine;
 
@@ -35,18 +34,17 @@ pub struct ImageSummary {
 }
 
 impl ImageSummary {
-    fn of(image: &Image, info: &ImageInfo) -> Self {
+    fn of(image: &Image, known: &Known) -> Self {
         let (repository, tag) = split(&image.name);
-        let built = info.config.created.as_deref().and_then(Timestamp::parse_rfc3339);
         Self {
-            id: Some(info.id.clone()),
+            id: Some(known.id.clone()),
             name: image.name.clone(),
             repository,
             tag,
             digest: image.target.digest.clone(),
-            created_at: built.unwrap_or_default(),
-            size: info.size,
-            labels: info.config.runtime().labels.unwrap_or_default(),
+            created_at: known.created_at,
+            size: known.size,
+            labels: known.labels.clone(),
             damage: String::new(),
         }
     }
@@ -75,10 +73,10 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn images(&self, ctx: &Context) -> Result<Vec<ImageSummary>> {
-        let mut found = Vec::new();
+        let (mut found, mut looking) = (Vec::new(), Looking::default());
         for image in self.parts.images.list(ctx, &Filters::all()).await? {
-            match self.image_info(ctx, &image).await {
-                Ok(info) => found.push(ImageSummary::of(&image, &info)),
+            match self.known(ctx, &image, &mut looking).await {
+                Ok(known) => found.push(ImageSummary::of(&image, &known)),
                 Err(err) => {
                     let (id, size) = self.outline(ctx, &image).await;
                     found.push(ImageSummary::damaged(&image, id, size, &err));
@@ -97,7 +95,7 @@ impl Engine {
         let image = self.resolve_image(ctx, text).await?;
         let info = self.image_info(ctx, &image).await?;
         let names = self.images_by_id(ctx, info.id.hex()).await?;
-        let summary = ImageSummary::of(&image, &info);
+        let summary = ImageSummary::of(&image, &Known::of(&info));
         let json = inspect(&summary, &info, &names, &self.parts.snapshotters.default);
         Ok((summary, json.to_string()))
     }
@@ -106,7 +104,7 @@ impl Engine {
 fn inspect(
     summary: &ImageSummary,
     info: &ImageInfo,
-    names: &[(Arc<ImageInfo>, Image)],
+    names: &[(Digest, Image)],
     driver: &str,
 ) -> Value {
     let tags = names.iter().filter(|(_, image)| !image.name.contains('@'));

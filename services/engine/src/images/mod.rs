@@ -1,6 +1,7 @@
 //! Images as Docker's users address and see them.
 
 mod info;
+mod known;
 mod list;
 mod reference;
 mod remove;
@@ -16,12 +17,15 @@ use crate::image_config::ImageConfig;
 use crate::options::Pull;
 
 pub(crate) use info::ImageInfo;
+use known::{Known, Looking};
 pub use list::ImageSummary;
 pub(crate) use reference::familiar;
 pub use remove::Removed;
 
-/// Entries of each part; when it is full, it begins anew.
+/// Entries of the large parts; a part that is full begins anew.
 const CAPACITY: usize = 512;
+/// Entries of the small one.
+const MANY: usize = 16 * 1024;
 
 /// An image that a container can be made from.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub(crate) struct Cache {
     ready: Mutex<HashMap<Key, Arc<Ready>>>,
     /// Manifests and configurations.
     infos: Mutex<HashMap<Key, Arc<ImageInfo>>>,
+    /// The little of these that listings show.
+    known: Mutex<HashMap<Key, Arc<Known>>>,
 }
 
 /// Nothing panics under these locks; they are held for single map operations.
@@ -50,8 +56,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn insert<T>(map: &Mutex<HashMap<Key, Arc<T>>>, ctx: &Context, digest: &Digest, value: &Arc<T>) {
+    insert_within(CAPACITY, map, ctx, digest, value);
+}
+
+fn insert_within<T>(
+    capacity: usize,
+    map: &Mutex<HashMap<Key, Arc<T>>>,
+    ctx: &Context,
+    digest: &Digest,
+    value: &Arc<T>,
+) {
     let mut map = lock(map);
-    if map.len() >= CAPACITY {
+    if map.len() >= capacity {
         map.clear();
     }
     map.insert((ctx.namespace.clone(), digest.clone()), Arc::clone(value));
@@ -66,11 +82,16 @@ impl Cache {
         lock(&self.infos).get(&(ctx.namespace.clone(), digest.clone())).cloned()
     }
 
+    fn known(&self, ctx: &Context, digest: &Digest) -> Option<Arc<Known>> {
+        lock(&self.known).get(&(ctx.namespace.clone(), digest.clone())).cloned()
+    }
+
     /// What was known turned out to be wrong.
     pub(crate) fn forget(&self, ctx: &Context, digest: &Digest) {
         let key = (ctx.namespace.clone(), digest.clone());
         lock(&self.ready).remove(&key);
         lock(&self.infos).remove(&key);
+        lock(&self.known).remove(&key);
     }
 }
 
@@ -180,38 +201,39 @@ impl Engine {
         }
         let shown = name.as_deref().map_or_else(|_| text.to_owned(), familiar);
         let Some(prefix) = prefix else {
-            return Err(Error::not_found(format!("No such image: {shown}")));
+            return Err(no_such(&shown));
         };
         let mut found = self.images_by_id(ctx, prefix).await?;
         match found.pop() {
             Some((_, image)) => Ok(image),
-            None => Err(Error::not_found(format!("No such image: {shown}"))),
+            None => Err(no_such(&shown)),
         }
     }
 
-    /// All names of the one image whose ID begins so.
+    /// All names of the one image whose ID begins so, with that ID.
     ///
     /// # Errors
     /// `InvalidArgument` when several begin so.
-    async fn images_by_id(
-        &self,
-        ctx: &Context,
-        prefix: &str,
-    ) -> Result<Vec<(Arc<ImageInfo>, Image)>> {
-        let mut found: Vec<(Arc<ImageInfo>, Image)> = Vec::new();
+    async fn images_by_id(&self, ctx: &Context, prefix: &str) -> Result<Vec<(Digest, Image)>> {
+        let mut found: Vec<(Digest, Image)> = Vec::new();
+        let mut looking = Looking::default();
         for image in self.parts.images.list(ctx, &gantry_core::filter::Filters::all()).await? {
             // An image whose content is not here has no ID.
-            let Ok(info) = self.image_info(ctx, &image).await else { continue };
-            if info.id.hex().starts_with(prefix) {
-                found.push((info, image));
+            let Ok(known) = self.known(ctx, &image, &mut looking).await else { continue };
+            if known.id.hex().starts_with(prefix) {
+                found.push((known.id.clone(), image));
             }
         }
-        let differ = |w: &[(Arc<ImageInfo>, Image)]| w[0].0.id != w[1].0.id;
-        if found.windows(2).any(differ) {
+        if found.windows(2).any(|w| w[0].0 != w[1].0) {
             return Err(Error::invalid_argument(format!(
                 "several images have an ID that begins with {prefix}: write more of it"
-            )));
+            ))
+            .about("image", prefix));
         }
         Ok(found)
     }
+}
+
+fn no_such(shown: &str) -> Error {
+    Error::not_found(format!("No such image: {shown}")).about("image", shown)
 }

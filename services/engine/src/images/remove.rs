@@ -15,7 +15,8 @@ pub struct Removed {
 }
 
 impl Engine {
-    /// Removes a name of an image, or, by ID, all of its names. Space is freed later.
+    /// Removes a name of an image, or, by ID, all of its names. What only they kept is
+    /// collected within seconds.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` while a container that runs was made
@@ -37,7 +38,8 @@ impl Engine {
             return Err(Error::failed_precondition(format!(
                 "conflict: unable to delete {short} (must be forced) - image is referenced in \
                  multiple repositories"
-            )));
+            ))
+            .about("image", text));
         }
         if last || !by_name {
             self.check_unused(ctx, text, id.as_str(), force).await?;
@@ -59,13 +61,15 @@ impl Engine {
                 return Err(Error::failed_precondition(format!(
                     "conflict: unable to remove image {text} (cannot be forced) - image is being \
                      used by running container {who}"
-                )));
+                ))
+                .about("image", text));
             }
             if !force {
                 return Err(Error::failed_precondition(format!(
                     "conflict: unable to remove image {text} (must be forced) - container {who} \
                      is using it"
-                )));
+                ))
+                .about("image", text));
             }
         }
         Ok(())

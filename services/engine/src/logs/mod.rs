@@ -42,7 +42,8 @@ impl Engine {
         if found.meta.foreign {
             return Err(Error::failed_precondition(format!(
                 "logs of container {text}: another client made it and holds its output"
-            )));
+            ))
+            .about("container", text));
         }
         let path = self.files(ctx, &found.container.id).log;
         let mut now = found.live.subscribe();

@@ -1,0 +1,169 @@
+//! What is told of containers: one event for each change, as `gantry.engine.v1` has it.
+
+use std::pin::Pin;
+
+use futures::future::ready;
+use futures::{Stream, StreamExt};
+use gantry_core::containers::Container;
+use gantry_core::history::{Cursor, Record, Since, Staged};
+use gantry_core::{Context, Result, Timestamp};
+use gantry_grpc::gantry::engine::v1::{
+    Container as Shown, ContainerAction as Action, ContainerEvent,
+};
+use gantry_grpc::{any, convert};
+
+use crate::grpc::convert::container as show;
+use crate::live::Live;
+use crate::model::Meta;
+use crate::{Engine, Summary};
+
+/// What the topics begin with.
+pub(crate) const TOPICS: &str = "/gantry/containers/";
+
+/// Topic of the removal of a container that was being made: nobody was told of it.
+const UNDONE: &str = "/gantry/undone";
+
+/// A change of a container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The position behind it.
+    pub cursor: Cursor,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened.
+    pub action: Action,
+    /// The container right after it.
+    pub container: Shown,
+}
+
+/// Changes as they come.
+pub type Changes = Pin<Box<dyn Stream<Item = Result<Change>> + Send>>;
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Unspecified => "unspecified",
+        Action::Created => "created",
+        Action::Started => "started",
+        Action::Died => "died",
+        Action::Paused => "paused",
+        Action::Unpaused => "unpaused",
+        Action::Oom => "oom",
+        Action::Updated => "updated",
+        Action::Removed => "removed",
+    }
+}
+
+/// The event of a change, to be stored with it.
+pub(crate) fn staged(ctx: &Context, action: Action, container: &Container, meta: Meta) -> Staged {
+    let state = meta.state.clone();
+    event(ctx, action, show(Summary::of(container, meta, state)))
+}
+
+/// What stands for the removal of a container of which nobody was told.
+pub(crate) fn undone(ctx: &Context, container: &Container, meta: Meta) -> Staged {
+    let mut staged = staged(ctx, Action::Removed, container, meta);
+    staged.envelope.topic = UNDONE.to_owned();
+    staged
+}
+
+/// ID of the container that the engine has removed, if an event tells of that.
+pub(crate) fn removed(record: &Record) -> Option<String> {
+    let topic = record.envelope.topic.as_str();
+    let ours = topic == UNDONE || topic.strip_prefix(TOPICS) == Some(word(Action::Removed));
+    let event: ContainerEvent = ours.then(|| any::unpack(&message(record)).ok()).flatten()?;
+    Some(event.container?.id)
+}
+
+fn message(record: &Record) -> prost_types::Any {
+    convert::any(record.envelope.event.clone())
+}
+
+/// [`staged`], for those of whom no record is left.
+pub(crate) fn event(ctx: &Context, action: Action, container: Shown) -> Staged {
+    let topic = format!("{TOPICS}{}", word(action));
+    let event = ContainerEvent { action: action.into(), container: Some(container) };
+    Staged::new(ctx, &topic, convert::from_any(any::pack(&event))).private()
+}
+
+/// The change that an event tells of; `None` for other events.
+pub(crate) fn change(record: &Record) -> Option<Change> {
+    if !record.envelope.topic.starts_with(TOPICS) {
+        return None;
+    }
+    let event: ContainerEvent = any::unpack(&message(record)).ok()?;
+    Some(Change {
+        cursor: record.cursor,
+        at: record.envelope.timestamp,
+        action: event.action(),
+        container: event.container?,
+    })
+}
+
+impl Engine {
+    /// Tells of a change that is not recorded.
+    pub(crate) fn tell(
+        &self,
+        ctx: &Context,
+        action: Action,
+        container: &Container,
+        meta: &Meta,
+        live: &Live,
+    ) {
+        let state = live.now().state.unwrap_or_else(|| meta.state.clone());
+        let meta = Meta { state, ..meta.clone() };
+        let Staged { envelope, .. } = staged(ctx, action, container, meta);
+        self.parts.history.append(ctx, &envelope.topic, envelope.event);
+    }
+
+    /// Every change of the namespace's containers behind this position, or from now on.
+    ///
+    /// # Errors
+    /// `OutOfRange` when what follows the cursor is not kept any more.
+    pub async fn changes(&self, ctx: &Context, cursor: Option<Cursor>) -> Result<Changes> {
+        let since = cursor.map_or(Since::Now, Since::Cursor);
+        let records = self.parts.history.read(since, None).await?;
+        let namespace = ctx.namespace.clone();
+        let changes = records.filter_map(move |record| {
+            ready(match record {
+                Ok(record) if record.envelope.namespace == namespace.as_str() => {
+                    change(&record).map(Ok)
+                }
+                Ok(_) => None,
+                Err(err) => Some(Err(err)),
+            })
+        });
+        Ok(Box::pin(changes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Phase, State};
+    use gantry_core::Namespace;
+
+    #[test]
+    fn an_event_tells_what_the_container_was_then() {
+        let ctx = Context::new(Namespace::new("default").unwrap());
+        let container = Container { id: "c1".into(), ..Container::default() };
+        let state = State { phase: Phase::Exited, exit_code: 3, ..State::default() };
+        let meta = Meta { name: "web".into(), state, ..Meta::default() };
+        let staged = staged(&ctx, Action::Died, &container, meta);
+        assert!(!staged.public, "containerd's clients don't know such events");
+        assert_eq!(staged.envelope.topic, "/gantry/containers/died");
+        let cursor = Cursor { sequence: 7, at: 1 };
+        let record = Record { cursor, envelope: Arc::new(staged.envelope.clone()) };
+        let told = change(&record).unwrap();
+        assert_eq!((told.cursor, told.action), (cursor, Action::Died));
+        assert_eq!((told.container.name.as_str(), told.container.exit_code), ("web", 3));
+        assert_eq!(removed(&record), None);
+        let undone = undone(&ctx, &container, Meta::default()).envelope;
+        let undone = Record { cursor, envelope: Arc::new(undone) };
+        assert_eq!((change(&undone), removed(&undone).as_deref()), (None, Some("c1")));
+        let mut envelope = staged.envelope;
+        envelope.topic = "/tasks/exit".into();
+        assert_eq!(change(&Record { cursor, envelope: Arc::new(envelope) }), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Requests that may be repeated: by their key they get what they made before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use gantry_core::containers::Container;
+use gantry_core::db::Durability;
+use gantry_core::{Context, Digest, Error, Namespace, Result};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::Engine;
+use crate::model::{Meta, Phase};
+
+/// Longest key, in characters.
+const LONGEST: usize = 255;
+
+/// Names a request, so that repeating it makes nothing twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// Chosen by the caller.
+    pub key: String,
+    /// Of the whole request: another one must not use the key.
+    pub request: Digest,
+}
+
+type Key = (Namespace, String);
+
+/// Keys whose requests are being served: of several with the same key, one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct KeyLocks {
+    /// Held for looking up and adding entries only.
+    entries: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl KeyLocks {
+    async fn lock(&self, namespace: &Namespace, key: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            // Nothing panics under this lock.
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.retain(|_, lock| lock.strong_count() > 0);
+            let entry = entries.entry((namespace.clone(), key.to_owned())).or_default();
+            entry.upgrade().unwrap_or_else(|| {
+                let lock = Arc::default();
+                *entry = Arc::downgrade(&lock);
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+}
+
+impl Engine {
+    /// Waits until no other request with this key is being served; none is
+    /// while the answer lives.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for the key.
+    pub(crate) async fn once(
+        &self,
+        ctx: &Context,
+        once: Option<&Idempotency>,
+    ) -> Result<Option<OwnedMutexGuard<()>>> {
+        let Some(once) = once else { return Ok(None) };
+        if once.key.chars().count() > LONGEST || once.key.chars().any(char::is_control) {
+            return Err(Error::invalid_argument(format!(
+                "idempotency key {:?}: at most {LONGEST} characters are allowed, none of them a \
+                 control character: invalid argument",
+                once.key
+            )));
+        }
+        Ok(Some(self.keys.lock(&ctx.namespace, &once.key).await))
+    }
+
+    /// The container that the same request has made, while nobody else serves one with
+    /// this key.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when another request used the key.
+    pub(crate) async fn repeated(
+        &self,
+        ctx: &Context,
+        once: Option<&Idempotency>,
+    ) -> Result<Option<(Container, Meta)>> {
+        let Some(once) = once else { return Ok(None) };
+        let Some((container, meta)) = self.store.by_key(ctx, &once.key).await? else {
+            return Ok(None);
+        };
+        if meta.state.phase == Phase::Creating {
+            // It failed, and so did its removal.
+            self.dispose(ctx, &container, &meta, Durability::Buffered).await?;
+            return Ok(None);
+        }
+        check(once, &container.id, &meta)?;
+        Ok(Some((container, meta)))
+    }
+}
+
+fn check(once: &Idempotency, id: &str, meta: &Meta) -> Result<()> {
+    if meta.idempotency.as_ref().is_some_and(|made| made.request == once.request) {
+        return Ok(());
+    }
+    Err(Error::failed_precondition(format!(
+        "idempotency key {:?} belongs to another request, which made container {id} ({}): choose \
+         another key, or repeat that request as it was: failed precondition",
+        once.key, meta.name
+    ))
+    .about("container", id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use gantry_core::Kind;
+
+    #[test]
+    fn another_request_is_refused() {
+        let once =
+            |text: &str| Idempotency { key: "k".into(), request: Digest::of(text.as_bytes()) };
+        let meta = Meta { idempotency: Some(once("a")), ..Meta::default() };
+        check(&once("a"), "c1", &meta).unwrap();
+        let refused = check(&once("b"), "c1", &meta).unwrap_err();
+        assert_eq!(refused.kind(), Kind::FailedPrecondition);
+        assert_eq!(refused.subject(), Some(("container", "c1")));
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time() {
+        let locks = KeyLocks::default();
+        let namespaces = ["a", "b"].map(|name| Namespace::new(name).unwrap());
+        let first = locks.lock(&namespaces[0], "k").await;
+        assert!(locks.lock(&namespaces[0], "k").now_or_never().is_none());
+        drop(locks.lock(&namespaces[1], "k").await);
+        drop(first);
+        drop(locks.lock(&namespaces[0], "k").await);
+        drop(locks.lock(&namespaces[0], "other").await);
+        assert_eq!(locks.entries.lock().unwrap().len(), 1);
+    }
+}
