@@ -1,7 +1,9 @@
 //! The daemon's configuration: one validated value, from a TOML file and the
 //! command line. Nothing reads the environment after start.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -27,6 +29,55 @@ pub(crate) struct Config {
     pub(crate) containers: Containers,
     /// Registries and pulls.
     pub(crate) registry: Registry,
+    /// What happened.
+    pub(crate) events: Events,
+    /// Runtime names that are served by this shim instead of the usual one.
+    pub(crate) runtimes: BTreeMap<String, PathBuf>,
+    /// Parts that other programs offer, by the name they get here.
+    pub(crate) proxy_plugins: BTreeMap<String, ProxyPlugin>,
+}
+
+/// A part that another program offers on a socket, written as for containerd.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProxyPlugin {
+    /// What it is: `snapshot`.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// The program's Unix socket.
+    pub(crate) address: PathBuf,
+    /// Whose images it is for, `linux/amd64` for example; this machine's when unset.
+    #[serde(default)]
+    pub(crate) platform: Option<String>,
+    /// What clients are told of it.
+    #[serde(default)]
+    pub(crate) exports: BTreeMap<String, String>,
+    /// What it can beyond the usual: `rebase`, `remap-ids`.
+    #[serde(default)]
+    pub(crate) capabilities: Vec<String>,
+    /// The name by which the program knows it, when that is another.
+    #[serde(default)]
+    pub(crate) snapshotter: Option<String>,
+}
+
+impl ProxyPlugin {
+    fn validate(&self, name: &str) -> Result<()> {
+        if self.kind != "snapshot" {
+            bail!("proxy_plugins.{name}: type {:?} is not known, only \"snapshot\" is", self.kind);
+        }
+        if !self.address.is_absolute() {
+            let address = self.address.display();
+            bail!("proxy_plugins.{name}: address {address} must be an absolute path of a socket");
+        }
+        let platform = self.platform.as_deref().unwrap_or("linux/any");
+        if !(2..=3).contains(&platform.split('/').filter(|part| !part.is_empty()).count()) {
+            bail!("proxy_plugins.{name}: platform {platform:?} must be as linux/amd64");
+        }
+        if gantry_snapshots::NAMES.contains(&name) {
+            bail!("proxy_plugins.{name}: a snapshotter of our own has this name, use another");
+        }
+        gantry_core::validate_identifier(name).with_context(|| format!("proxy_plugins.{name}"))
+    }
 }
 
 /// The gRPC server.
@@ -82,8 +133,35 @@ pub(crate) struct Registry {
     pub(crate) plain_http: Vec<String>,
     /// Directory with Docker's `config.json`; `$DOCKER_CONFIG` or `~/.docker` when unset.
     pub(crate) docker_config: Option<PathBuf>,
+    /// Directory with a `hosts.toml` for each registry that has mirrors, certificates or
+    /// headers, in containerd's form; none when unset.
+    pub(crate) config_path: Option<PathBuf>,
     /// Layers fetched at a time by one pull; 4 when unset.
     pub(crate) parallel_layers: Option<usize>,
+}
+
+/// Events that are kept, for clients that come back.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Events {
+    /// So many of them.
+    pub(crate) keep: u64,
+    /// None that is older than so many hours.
+    pub(crate) keep_hours: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { keep: 64 << 10, keep_hours: 7 * 24 }
+    }
+}
+
+impl Events {
+    /// The same for the journal.
+    pub(crate) fn limits(&self) -> gantry_events::Limits {
+        let age = Duration::from_secs(self.keep_hours.saturating_mul(3600));
+        gantry_events::Limits { events: self.keep, age }
+    }
 }
 
 impl Default for Config {
@@ -96,6 +174,9 @@ impl Default for Config {
             shim: Shim::default(),
             containers: Containers::default(),
             registry: Registry::default(),
+            events: Events::default(),
+            runtimes: BTreeMap::new(),
+            proxy_plugins: BTreeMap::new(),
         }
     }
 }
@@ -147,6 +228,9 @@ impl Config {
         if self.root == self.state {
             bail!("root and state must differ, both are {}", self.root.display());
         }
+        if let Some(path) = self.registry.config_path.as_ref().filter(|path| !path.is_absolute()) {
+            bail!("registry.config_path {} must be an absolute path", path.display());
+        }
         let address = &self.grpc.address;
         if !address.is_absolute() {
             bail!("address {} must be an absolute path of a unix socket", address.display());
@@ -162,8 +246,19 @@ impl Config {
         if !parent.starts_with('/') || parent.split('/').any(|part| part == "..") {
             bail!("cgroup_parent {parent:?} must be an absolute path without `..`");
         }
+        for (name, path) in &self.runtimes {
+            if !path.is_absolute() {
+                bail!("runtimes.{name:?}: {} must be an absolute path of a shim", path.display());
+            }
+        }
+        for (name, plugin) in &self.proxy_plugins {
+            plugin.validate(name)?;
+        }
         if self.containers.log_max_files == 0 || self.containers.log_max_size < 4096 {
             bail!("log_max_files must be 1 or more and log_max_size 4096 or more");
+        }
+        if self.events.keep == 0 || self.events.keep_hours == 0 {
+            bail!("keep and keep_hours of events must be 1 or more");
         }
         Ok(())
     }
@@ -193,8 +288,34 @@ mod tests {
         config.validate().unwrap();
         assert_eq!(config.ttrpc_address(), Path::new("/a.sock.ttrpc"));
         assert_eq!(config.shim.warm, Some(0));
+        let mapped = "[runtimes]\n\"io.containerd.runc.v2\" = \"/usr/bin/other\"\n";
+        let config: Config = toml::from_str(mapped).unwrap();
+        assert_eq!(config.runtimes["io.containerd.runc.v2"], Path::new("/usr/bin/other"));
         let err = toml::from_str::<Config>("rooot = \"/r\"").unwrap_err();
         assert!(err.to_string().contains("rooot"), "{err}");
+    }
+
+    #[test]
+    fn proxy_plugins_are_written_as_for_containerd() {
+        let parse = |name: &str, text: &str| {
+            let config: Config =
+                toml::from_str(&format!("[proxy_plugins.{name}]\n{text}")).unwrap();
+            config.validate().map(|()| config)
+        };
+        let good = "type = \"snapshot\"\naddress = \"/run/x.sock\"\nplatform = \"linux/arm/v7\"\n\
+                    capabilities = [\"rebase\"]\nexports = { root = \"/var/lib/x\" }\n";
+        let config = parse("stargz", good).unwrap();
+        assert_eq!(config.proxy_plugins["stargz"].capabilities, ["rebase"]);
+        for (name, text, what) in [
+            ("native", good, "of our own"),
+            ("\"a/b\"", good, "a/b"),
+            ("x", "type = \"content\"\naddress = \"/x\"", "content"),
+            ("x", "type = \"snapshot\"\naddress = \"x\"", "absolute"),
+            ("x", "type = \"snapshot\"\naddress = \"/x\"\nplatform = \"linux\"", "platform"),
+        ] {
+            let err = format!("{:#}", parse(name, text).unwrap_err());
+            assert!(err.contains(what), "{err}");
+        }
     }
 
     #[test]
@@ -209,6 +330,8 @@ mod tests {
         assert!(bad(|c| c.grpc.address = "/a".repeat(60).into()).contains("too long"));
         assert!(bad(|c| c.log.level = "loud".into()).contains("loud"));
         assert!(bad(|c| c.containers.cgroup_parent = "/a/../b".into()).contains("cgroup_parent"));
+        assert!(bad(|c| drop(c.runtimes.insert("a.b".into(), "c".into()))).contains("a.b"));
         assert!(bad(|c| c.containers.log_max_files = 0).contains("log_max_files"));
+        assert!(bad(|c| c.events.keep_hours = 0).contains("keep_hours"));
     }
 }

@@ -1,17 +1,23 @@
 //! What a client may find out about the daemon: version and parts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gantry_core::architecture;
 use gantry_core::filter::{Filterable, Filters};
 use gantry_grpc::containerd::services::introspection::v1 as api;
 use gantry_grpc::containerd::services::version::v1 as version;
-use gantry_grpc::containerd::types::Platform;
+use gantry_grpc::containerd::types::{Platform, RuntimeRequest};
 use gantry_grpc::status::to_wire;
+use gantry_grpc::{any, convert};
+use gantry_tasks::TaskManager;
 use tonic::{Request, Response, Status};
 
 /// The daemon's own release.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The part that runs tasks: it can be asked what a runtime is.
+const TASKS: (&str, &str) = ("io.containerd.runtime.v2", "task");
 
 /// A part of the daemon, under containerd's type and ID.
 #[derive(Clone, Debug)]
@@ -20,12 +26,37 @@ pub(crate) struct Part {
     id: String,
     exports: BTreeMap<String, String>,
     capabilities: Vec<String>,
+    platform: Option<Platform>,
 }
 
 impl Part {
     /// A part without further properties.
     pub(crate) fn new(kind: &'static str, id: &str) -> Self {
-        Self { kind, id: id.to_owned(), exports: BTreeMap::new(), capabilities: Vec::new() }
+        let id = id.to_owned();
+        Self { kind, id, exports: BTreeMap::new(), capabilities: Vec::new(), platform: None }
+    }
+
+    /// The same with what it can beyond the usual.
+    pub(crate) fn capabilities(mut self, capabilities: Vec<String>) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+
+    /// The same with further properties.
+    pub(crate) fn exports(mut self, exports: &BTreeMap<String, String>) -> Self {
+        self.exports.extend(exports.clone());
+        self
+    }
+
+    /// The same for another platform than this machine's, written as `linux/arm/v7`.
+    pub(crate) fn platform(mut self, platform: Option<&str>) -> Self {
+        self.platform = platform.map(|text| {
+            let mut parts = text.split('/').map(str::to_owned);
+            let mut next = || parts.next().unwrap_or_default();
+            let (os, architecture, variant) = (next(), next(), next());
+            Platform { os, architecture, variant, ..Platform::default() }
+        });
+        self
     }
 
     /// The same with the directory that holds its data.
@@ -50,13 +81,34 @@ impl Filterable for Part {
 #[derive(Clone)]
 pub(crate) struct Introspection {
     uuid: String,
-    parts: std::sync::Arc<Vec<Part>>,
+    parts: Arc<Vec<Part>>,
+    tasks: Arc<TaskManager>,
 }
 
 impl Introspection {
-    /// Introspection of these parts, under this installation's ID.
-    pub(crate) fn new(uuid: String, parts: Vec<Part>) -> Self {
-        Self { uuid, parts: std::sync::Arc::new(parts) }
+    /// Introspection of these parts, under this installation's ID. Runtimes are asked
+    /// through `tasks`.
+    pub(crate) fn new(uuid: String, parts: Vec<Part>, tasks: Arc<TaskManager>) -> Self {
+        Self { uuid, parts: Arc::new(parts), tasks }
+    }
+
+    /// What a part answers to a question. Only that for tasks knows one: what a
+    /// runtime is.
+    async fn ask(
+        &self,
+        part: &Part,
+        request: &api::PluginInfoRequest,
+    ) -> gantry_core::Result<Option<gantry_core::Any>> {
+        let Some(question) = &request.options else { return Ok(None) };
+        if (part.kind, part.id.as_str()) != TASKS {
+            return Err(gantry_core::Error::unimplemented(format!(
+                "plugin {}.{} takes no options: not implemented",
+                part.kind, part.id
+            )));
+        }
+        let request: RuntimeRequest = any::unpack(question)?;
+        let options = request.options.map(convert::from_any);
+        self.tasks.runtime_info(&request.runtime_path, options).await.map(Some)
     }
 }
 
@@ -65,10 +117,15 @@ fn platform() -> Platform {
 }
 
 fn to_plugin(part: &Part) -> api::Plugin {
+    // The others do the same everywhere.
+    let platforms =
+        ["snapshotter", "differ", "runtime"].map(|kind| format!("io.containerd.{kind}."));
+    let bound = platforms.iter().any(|kind| part.kind.starts_with(kind));
+    let own = part.platform.clone().or_else(|| bound.then(platform));
     api::Plugin {
         r#type: part.kind.to_owned(),
         id: part.id.clone(),
-        platforms: vec![platform()],
+        platforms: own.into_iter().collect(),
         exports: part.exports.clone(),
         capabilities: part.capabilities.clone(),
         ..api::Plugin::default()
@@ -106,7 +163,8 @@ impl api::introspection_server::Introspection for Introspection {
             self.parts.iter().find(|p| p.kind == wanted.r#type && p.id == wanted.id).ok_or_else(
                 || Status::not_found(format!("plugin {}.{}: not found", wanted.r#type, wanted.id)),
             )?;
-        Ok(Response::new(api::PluginInfoResponse { plugin: Some(to_plugin(part)), extra: None }))
+        let extra = self.ask(part, wanted).await.map_err(to_wire)?.map(convert::any);
+        Ok(Response::new(api::PluginInfoResponse { plugin: Some(to_plugin(part)), extra }))
     }
 }
 

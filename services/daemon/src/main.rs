@@ -3,6 +3,8 @@
 #![deny(unsafe_code)]
 
 mod config;
+#[cfg(feature = "failpoints")]
+mod faults;
 mod introspection;
 mod memory;
 mod notify;
@@ -77,6 +79,8 @@ fn start(args: Args) -> Result<()> {
     let config = configure(args)?;
     let environment = Environment::read();
     log(&config);
+    #[cfg(feature = "failpoints")]
+    faults::arm()?;
     memory::frugal();
     // Directories and files are for root alone unless said otherwise.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));

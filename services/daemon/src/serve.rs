@@ -4,14 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use gantry_core::faults;
+use gantry_events::ttrpc::Forwarder;
 use gantry_grpc::containerd::services::{
     containers::v1::containers_server::ContainersServer,
     content::v1::content_server::ContentServer, diff::v1::diff_server::DiffServer,
     events::v1::events_server::EventsServer, images::v1::images_server::ImagesServer,
     introspection::v1::introspection_server::IntrospectionServer,
-    leases::v1::leases_server::LeasesServer, namespaces::v1::namespaces_server::NamespacesServer,
-    snapshots::v1::snapshots_server::SnapshotsServer, tasks::v1::tasks_server::TasksServer,
-    version::v1::version_server::VersionServer,
+    leases::v1::leases_server::LeasesServer, mounts::v1::mounts_server::MountsServer,
+    namespaces::v1::namespaces_server::NamespacesServer,
+    sandbox::v1::controller_server::ControllerServer, sandbox::v1::store_server::StoreServer,
+    snapshots::v1::snapshots_server::SnapshotsServer,
+    streaming::v1::streaming_server::StreamingServer, tasks::v1::tasks_server::TasksServer,
+    transfer::v1::transfer_server::TransferServer, version::v1::version_server::VersionServer,
 };
 use gantry_grpc::gantry::engine::v1 as engine;
 use gantry_grpc::layer::RequestLayer;
@@ -45,10 +50,13 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
     // Shims that waited for a daemon speak as soon as this listens.
     let events = socket::bind(&config.ttrpc_address(), None, None)?;
     let (stopping, stopped) = watch::channel(false);
-    let forwarding =
-        tokio::spawn(take_events(events, Arc::clone(&services.events), stopped.clone()));
+    let forwarding = tokio::spawn(take_events(events, forwarder(&services), stopped.clone()));
     services.tasks.recover().await.context("recover tasks")?;
     services.engine.recover().await.context("recover containers")?;
+    let collecting = {
+        let (collector, stopped) = (Arc::clone(&services.collector), stopped.clone());
+        tokio::spawn(async move { collector.run(stopped).await })
+    };
 
     let address = &config.grpc.address;
     let listener = socket::bind(address, config.grpc.uid, config.grpc.gid)?;
@@ -80,8 +88,12 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
         serving.abort();
     }
     forwarding.abort();
+    // The last events are to be stored; failing that, nobody would have seen them.
+    let _ = tokio::time::timeout(GRACE, services.history.cursor()).await;
+    // One that has removed records lets their files go.
+    let _ = tokio::time::timeout(GRACE, collecting).await;
     for path in [address, &config.ttrpc_address()] {
-        let _ = std::fs::remove_file(path);
+        let _ = faults::around("remove a socket", || std::fs::remove_file(path));
     }
     Ok(())
 }
@@ -95,7 +107,11 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
                 .max_encoding_message_size(MAX_MESSAGE)
         };
     }
-    let introspection = Introspection::new(services.uuid.clone(), wiring::parts(config));
+    let introspection = Introspection::new(
+        services.uuid.clone(),
+        wiring::parts(config),
+        Arc::clone(&services.tasks),
+    );
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -112,8 +128,16 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
             gantry_snapshots::grpc::Service::new(s.snapshotters.clone())
         ))
         .add_service(server!(
+            MountsServer<_>,
+            gantry_mounts::grpc::Service::new(Arc::clone(&s.mounts))
+        ))
+        .add_service(server!(
             DiffServer<_>,
-            gantry_diff::grpc::Service::new(Arc::clone(&s.applier), Arc::clone(&s.content))
+            gantry_diff::grpc::Service::new(
+                Arc::clone(&s.applier),
+                Arc::clone(&s.content),
+                Arc::clone(&s.differ)
+            )
         ))
         .add_service(server!(
             EventsServer<_>,
@@ -121,7 +145,10 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
         ))
         .add_service(server!(
             ImagesServer<_>,
-            gantry_metadata::grpc::ImagesServer::new(Arc::clone(&s.images))
+            gantry_metadata::grpc::ImagesServer::new(
+                Arc::clone(&s.images),
+                Arc::clone(&s.collector) as _
+            )
         ))
         .add_service(server!(
             ContainersServer<_>,
@@ -132,8 +159,27 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
             gantry_metadata::grpc::NamespacesServer::new(Arc::clone(&s.namespaces))
         ))
         .add_service(server!(
+            StreamingServer<_>,
+            gantry_images::grpc::StreamingServer::new(s.streams.clone())
+        ))
+        .add_service(server!(
+            TransferServer<_>,
+            gantry_images::grpc::TransferServer::new(Arc::clone(&s.transfer))
+        ))
+        .add_service(server!(
+            StoreServer<_>,
+            gantry_metadata::grpc::SandboxStoreServer::new(Arc::clone(&s.sandboxes))
+        ))
+        .add_service(server!(
+            ControllerServer<_>,
+            gantry_tasks::sandbox::grpc::ControllerService::new(Arc::clone(&s.tasks) as _)
+        ))
+        .add_service(server!(
             LeasesServer<_>,
-            gantry_metadata::grpc::LeasesServer::new(Arc::clone(&s.leases))
+            gantry_metadata::grpc::LeasesServer::new(
+                Arc::clone(&s.leases),
+                Arc::clone(&s.collector) as _
+            )
         ))
         .add_service(server!(
             TasksServer<_>,
@@ -141,6 +187,13 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
         ))
         .add_service(server!(IntrospectionServer<_>, introspection.clone()))
         .add_service(server!(VersionServer<_>, introspection))
+        .add_service(server!(
+            engine::events_server::EventsServer<_>,
+            gantry_events::grpc::engine::HistoryServer::new(
+                Arc::clone(&s.history),
+                gantry_core::Namespace::new(gantry_engine::grpc::DEFAULT_NAMESPACE)?
+            )
+        ))
         .add_service(server!(
             engine::containers_server::ContainersServer<_>,
             gantry_engine::grpc::Containers::new(Arc::clone(&s.engine))
@@ -157,14 +210,13 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
         .add_service(reflection().build_v1alpha().context("gRPC reflection")?))
 }
 
+fn forwarder(services: &Services) -> Forwarder {
+    Forwarder::new(Arc::clone(&services.events), Arc::clone(&services.history))
+}
+
 /// Takes events of shims until the daemon stops.
-async fn take_events(
-    listener: UnixListener,
-    events: Arc<dyn gantry_core::events::Events>,
-    stopped: watch::Receiver<bool>,
-) {
-    let forwarder = Arc::new(gantry_events::ttrpc::Forwarder::new(events));
-    let server = shim_events::EventsServer(forwarder);
+async fn take_events(listener: UnixListener, forwarder: Forwarder, stopped: watch::Receiver<bool>) {
+    let server = shim_events::EventsServer(Arc::new(forwarder));
     if let Err(err) = gantry_ttrpc::serve(listener, server, ended(stopped)).await {
         tracing::error!(%err, "events of shims are no longer taken");
     }

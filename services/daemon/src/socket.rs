@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use gantry_core::faults;
 use nix::unistd::{Gid, Uid, chown};
 use tokio::net::UnixListener;
 
@@ -25,7 +26,7 @@ pub(crate) fn bind(path: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<Un
         Err(err) => return Err(err).with_context(|| format!("look at {}", path.display())),
     }
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
+    temporary.push(".new");
     let temporary = Path::new(&temporary);
     let _ = std::fs::remove_file(temporary);
     let listener =
@@ -35,7 +36,7 @@ pub(crate) fn bind(path: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<Un
         if uid.is_some() || gid.is_some() {
             chown(temporary, uid.map(Uid::from_raw), gid.map(Gid::from_raw))?;
         }
-        std::fs::rename(temporary, path)?;
+        faults::around("put a socket into place", || std::fs::rename(temporary, path))?;
         listener.set_nonblocking(true)?;
         Ok(())
     };

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use gantry_core::faults;
 use gantry_metadata::lock_directory;
 
 /// Locked by the daemon that runs; holds its process ID.
@@ -48,8 +49,9 @@ impl StateDirectory {
             _ => {}
         }
         let new = state.join(".root");
-        fs::write(&new, root.as_os_str().as_bytes())
-            .and_then(|()| fs::rename(&new, &path))
+        let write =
+            || fs::write(&new, root.as_os_str().as_bytes()).and_then(|()| fs::rename(&new, &path));
+        faults::around("claim the state directory", write)
             .with_context(|| format!("write {}", path.display()))?;
         Ok(Self { _lock: lock })
     }

@@ -10,17 +10,21 @@ use gantry_core::containers::Containers;
 use gantry_core::content::ContentStore;
 use gantry_core::db::{self, Database, Durability, GLOBAL, Table};
 use gantry_core::events::Events;
+use gantry_core::history::History;
 use gantry_core::images::Puller;
 use gantry_core::leases::Leases;
+use gantry_core::mounts::MountManager;
 use gantry_core::namespaces::Namespaces;
+use gantry_core::sandboxes::Sandboxes;
 use gantry_core::snapshots::Snapshotters;
-use gantry_core::{Applier, Kind};
-use gantry_diff::LayerApplier;
+use gantry_core::{Applier, Differ, Kind, faults};
+use gantry_diff::{LayerApplier, LayerDiffer};
 use gantry_engine::{Engine, EngineConfig, EngineParts};
-use gantry_events::Exchange;
-use gantry_images::RegistryPuller;
+use gantry_events::Journal;
+use gantry_images::{RegistryPuller, Streams, Transfer};
 use gantry_metadata::{
-    ContainerService, ImageRecords, LeaseService, NamespaceService, RocksDatabase,
+    ContainerService, GarbageCollector, GuardedDatabase, ImageRecords, LeaseService,
+    NamespaceService, RocksDatabase, SandboxService,
 };
 use gantry_tasks::{TaskConfig, TaskManager};
 
@@ -38,13 +42,20 @@ const SHIM: &str = "containerd-shim-gantry-v2";
 pub(crate) struct Services {
     pub(crate) uuid: String,
     pub(crate) events: Arc<dyn Events>,
+    pub(crate) history: Arc<dyn History>,
     pub(crate) content: Arc<dyn ContentStore>,
     pub(crate) namespaces: Arc<dyn Namespaces>,
     pub(crate) containers: Arc<dyn Containers>,
     pub(crate) images: Arc<ImageRecords>,
     pub(crate) leases: Arc<dyn Leases>,
+    pub(crate) sandboxes: Arc<dyn Sandboxes>,
+    pub(crate) collector: Arc<GarbageCollector>,
     pub(crate) snapshotters: Snapshotters,
+    pub(crate) mounts: Arc<dyn MountManager>,
+    pub(crate) streams: Streams,
+    pub(crate) transfer: Arc<Transfer>,
     pub(crate) applier: Arc<dyn Applier>,
+    pub(crate) differ: Arc<dyn Differ>,
     pub(crate) tasks: Arc<TaskManager>,
     pub(crate) engine: Arc<Engine>,
     /// Last, so that it is held as long as anything else here is.
@@ -73,14 +84,32 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     // Before anything looks at the bundles of what may be somebody else's.
     let state = StateDirectory::claim(&config.state, &config.root)?;
     let root = config.root.clone();
-    let database: Arc<dyn Database> = Arc::new(db::blocking(move || open_records(&root)).await?);
+    let records = Arc::new(db::blocking(move || open_records(&root)).await?);
+    let guarded = Arc::new(GuardedDatabase::new(records));
+    let database: Arc<dyn Database> = Arc::clone(&guarded) as _;
     let uuid = installation(&database).await?;
-    let events: Arc<dyn Events> = Arc::new(Exchange::new());
+    let journal = {
+        let (database, limits) = (Arc::clone(&database), config.events.limits());
+        Arc::new(db::blocking(move || Journal::open(database, limits)).await?)
+    };
+    let events: Arc<dyn Events> = Arc::clone(&journal) as _;
+    let history: Arc<dyn History> = journal;
 
     let content: Arc<dyn ContentStore> =
         Arc::new(LocalStore::open(&config.root, Arc::clone(&database), Arc::clone(&events))?);
     let snapshotters = snapshotters(config, &database, &events).await?;
     let applier: Arc<dyn Applier> = Arc::new(LayerApplier::default());
+    let differ: Arc<dyn Differ> = Arc::new(LayerDiffer::new(Arc::clone(&content)));
+    let mounts =
+        gantry_mounts::Options { root: config.state.join("mounts"), db: Arc::clone(&database) };
+    let mounts: Arc<dyn MountManager> = Arc::new(gantry_mounts::Manager::open(mounts).await?);
+    let collector = Arc::new(GarbageCollector::new(
+        guarded,
+        Arc::clone(&content),
+        snapshotters.clone(),
+        Arc::clone(&events),
+        Some(Arc::clone(&mounts)),
+    ));
 
     let namespaces: Arc<dyn Namespaces> =
         Arc::new(NamespaceService::new(Arc::clone(&database), Arc::clone(&events)));
@@ -88,7 +117,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         Arc::new(ContainerService::new(Arc::clone(&database), Arc::clone(&events)));
     let images = Arc::new(ImageRecords::new(Arc::clone(&database), Arc::clone(&events)));
     let leases: Arc<dyn Leases> = Arc::new(LeaseService::new(Arc::clone(&database)));
-    let puller: Arc<dyn Puller> = Arc::new(RegistryPuller::new(
+    let sandboxes: Arc<dyn Sandboxes> = Arc::new(SandboxService::new(Arc::clone(&database)));
+    let puller = Arc::new(RegistryPuller::new(
         gantry_images::Services {
             content: Arc::clone(&content),
             images: Arc::clone(&images) as _,
@@ -99,9 +129,18 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         },
         registries(config, environment),
     )?);
+    let streams = Streams::default();
+    let transfer = Transfer::new(Arc::clone(&puller), Arc::clone(&images) as _, streams.clone());
+    let transfer = Arc::new(transfer);
+    let puller: Arc<dyn Puller> = puller;
 
-    let tasks =
-        TaskManager::new(task_config(config)?, Arc::clone(&containers), Arc::clone(&events))?;
+    let tasks = TaskManager::new(
+        task_config(config)?,
+        Arc::clone(&containers),
+        Arc::clone(&sandboxes),
+        Arc::clone(&events),
+        Arc::clone(&mounts),
+    )?;
     let engine = Engine::new(EngineParts {
         config: EngineConfig {
             root: config.root.clone(),
@@ -121,17 +160,25 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         snapshotters: snapshotters.clone(),
         tasks: Arc::clone(&tasks) as _,
         events: Arc::clone(&events),
+        history: Arc::clone(&history),
     })?;
     Ok(Services {
         uuid,
         events,
+        history,
         content,
         namespaces,
         containers,
         images,
         leases,
+        sandboxes,
+        collector,
         snapshotters,
+        mounts,
+        streams,
+        transfer,
         applier,
+        differ,
         tasks,
         engine,
         _state: state,
@@ -145,12 +192,28 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
         Part::new("io.containerd.content.v1", "content")
             .root(&root("io.containerd.content.v1.content")),
         Part::new("io.containerd.metadata.v1", "bolt").root(&root("metadata")),
+        Part::new("io.containerd.gc.v1", "scheduler"),
+        Part::new("io.containerd.transfer.v1", "local").capabilities(
+            gantry_images::TRANSFERS.map(|(from, to)| format!("{from}->{to}")).to_vec(),
+        ),
         Part::new("io.containerd.differ.v1", "walking"),
+        Part::new("io.containerd.mount-manager.v1", "bolt"),
         Part::new("io.containerd.runtime.v2", "task").root(&root("io.containerd.runtime.v2.task")),
+        Part::new("io.containerd.sandbox.controller.v1", "shim")
+            .root(&root("io.containerd.sandbox.controller.v1.shim")),
+        Part::new("io.containerd.sandbox.store.v1", "local"),
     ];
     for name in gantry_snapshots::NAMES {
         let kind = "io.containerd.snapshotter.v1";
-        parts.push(Part::new(kind, name).root(&root(&format!("{kind}.{name}"))));
+        let can = gantry_snapshots::capabilities(name);
+        let can = can.into_iter().map(str::to_owned).collect();
+        let part = Part::new(kind, name).root(&root(&format!("{kind}.{name}")));
+        parts.push(part.capabilities(can));
+    }
+    for (name, plugin) in &config.proxy_plugins {
+        let part = Part::new("io.containerd.snapshotter.v1", name).exports(&plugin.exports);
+        let part = part.capabilities(plugin.capabilities.clone());
+        parts.push(part.platform(plugin.platform.as_deref()));
     }
     let services = [
         "containers",
@@ -161,9 +224,14 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
         "images",
         "introspection",
         "leases",
+        "mounts",
         "namespaces",
+        "sandbox-controllers",
+        "sandboxes",
         "snapshots",
+        "streaming",
         "tasks",
+        "transfer",
         "version",
     ];
     parts.extend(services.map(|name| Part::new("io.containerd.grpc.v1", name)));
@@ -182,7 +250,19 @@ async fn snapshotters(
             db: Arc::clone(database),
             events: Arc::clone(events),
         };
-        by_name.insert(name.to_owned(), gantry_snapshots::open(name, options).await?);
+        let opened = gantry_snapshots::open(name, options).await?;
+        by_name.insert(name.to_owned(), opened);
+    }
+    for (name, plugin) in &config.proxy_plugins {
+        let proxy = gantry_snapshots::Proxy::open(gantry_snapshots::ProxyOptions {
+            name: name.clone(),
+            theirs: plugin.snapshotter.as_ref().unwrap_or(name).clone(),
+            address: plugin.address.clone(),
+            late_parent: plugin.capabilities.iter().any(|can| can == "rebase"),
+            db: Arc::clone(database),
+            events: Arc::clone(events),
+        });
+        by_name.insert(name.clone(), Arc::new(proxy.await?) as _);
     }
     let default = config.containers.snapshotter.clone();
     let snapshotters = Snapshotters { by_name, default };
@@ -196,6 +276,7 @@ fn registries(config: &Config, environment: &Environment) -> gantry_images::Conf
     gantry_images::Config {
         plain_http: config.registry.plain_http.clone(),
         docker_config: docker.or_else(|| environment.docker_config.clone()),
+        hosts: config.registry.config_path.clone(),
         concurrency: config.registry.parallel_layers.unwrap_or(defaults.concurrency),
         ..defaults
     }
@@ -211,10 +292,10 @@ fn task_config(config: &Config) -> Result<TaskConfig> {
         ttrpc_address: config.ttrpc_address().display().to_string(),
         grpc_address: config.grpc.address.display().to_string(),
         warm: config.shim.warm.unwrap_or(1),
+        runtimes: config.runtimes.clone(),
         seccomp_cache: config.state.join("seccomp"),
         debug: matches!(config.log.level.as_str(), "debug" | "trace"),
         daemon_path,
-        ..TaskConfig::default()
     })
 }
 
@@ -238,5 +319,6 @@ fn private_directory(dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
     };
-    make().with_context(|| format!("make directory {}", dir.display()))
+    faults::around("make a directory of the daemon", make)
+        .with_context(|| format!("make directory {}", dir.display()))
 }
