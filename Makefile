@@ -17,7 +17,7 @@ STATIC = RUSTFLAGS="-C target-feature=+crt-static" LIBSECCOMP_LINK_TYPE=static \
 # Debian packages: to build; to run the tests; to run the emulated guest.
 BUILD_PACKAGES := gcc g++ make pkg-config libclang-dev libseccomp-dev
 DEMO_PACKAGES := ca-certificates debootstrap docker-registry skopeo umoci
-TEST_PACKAGES := $(DEMO_PACKAGES) containerd runc procps
+TEST_PACKAGES := $(DEMO_PACKAGES) containerd runc docker.io tini procps
 GUEST_PACKAGES := qemu-system-x86 cpio e2fsprogs kmod
 
 .PHONY: help
@@ -33,6 +33,7 @@ setup-demo: setup-build
 	@tests/setup/packages $(DEMO_PACKAGES)
 setup-test: setup-build
 	@tests/setup/packages $(TEST_PACKAGES)
+	@tests/setup/clients $(TARGET_DIR)/clients
 setup-guest: setup-test
 	@tests/setup/packages $(GUEST_PACKAGES)
 
@@ -52,14 +53,22 @@ check: setup-build ## formatting, lints and documentation, warnings denied
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
+# A daemon that can be ended at each of its fail points, for tests. It is built first: what
+# both are called is the other one's in the end.
+.PHONY: failpoints
+failpoints: setup-build
+	$(CARGO) build --release --locked --workspace --exclude $(SHIM) --bins --features gantryd/failpoints
+	install -m 0755 $(OUT)/gantryd $(OUT)/gantryd-failpoints
+
 .PHONY: test
-test: setup-test build check ## every test
+test: setup-test failpoints build check ## every test
 	$(CARGO) test --release --locked --workspace --exclude $(SHIM)
 	$(STATIC) $(CARGO) test --profile shim-test --locked --target $(HOST) -p $(SHIM)
 
 .PHONY: test-long
-test-long: setup-guest build ## the long sweeps: a thousand runs, power loss
-	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power::
+test-long: setup-guest failpoints build ## the long sweeps: a thousand runs, power loss, fail points, races
+	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power:: faults::
+	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-images --test pull -- --nocapture collect::
 
 .PHONY: test-v2
 test-v2: setup-guest build ## containers on cgroup v2, in an emulated guest
@@ -69,9 +78,14 @@ test-v2: setup-guest build ## containers on cgroup v2, in an emulated guest
 bench: setup-test build ## speed and memory, side by side with what is installed
 	$(OUT)/gantry-bench $(BENCH)
 
+.PHONY: contract
+contract: setup-build ## publish what was added to gantry.engine.v1
+	GANTRY_CONTRACT_WRITE=1 $(CARGO) test --release --locked -p gantry-tests --test tests contract::
+
 .PHONY: install
 install: build ## binaries, systemd unit, man pages and completions below PREFIX
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(OUT)/gantry $(OUT)/gantryd $(OUT)/$(SHIM)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/gantry proto/gantry/engine/v1/engine.v1.binpb
 	install -d $(DESTDIR)/etc/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' services/daemon/gantryd.service.in > $(DESTDIR)/etc/systemd/system/gantryd.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1

@@ -440,11 +440,6 @@ fn images_are_pulled_listed_and_removed() {
     assert_eq!(inspect[0]["Config"]["Cmd"], serde_json::json!(["bash"]));
     let removed = daemon.gantry(&["rmi", &image]).ok();
     assert!(removed.stdout.contains("Untagged"), "{}", removed.stdout);
-    assert!(
-        removed.stderr.contains("later"),
-        "it says that space is freed later: {}",
-        removed.stderr
-    );
     assert_eq!(daemon.gantry(&["images", "-q"]).ok().text(), "");
     daemon.gantry(&["rmi", &image]).exits(1);
 }

@@ -52,10 +52,11 @@ fn reachable(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet
     seen
 }
 
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "gantry-metadata",
     "gantry-content",
     "gantry-snapshots",
+    "gantry-mounts",
     "gantry-diff",
     "gantry-events",
     "gantry-images",

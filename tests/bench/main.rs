@@ -3,6 +3,7 @@
 //! `bench.json` beside it. Figures are medians of whole processes; what counts is their
 //! ratio, since machines differ.
 
+mod many;
 mod memory;
 mod peers;
 mod report;
@@ -33,6 +34,8 @@ fn main() {
     crowds(&peers, &mut report);
     pulls(&peers, &registry, &mut report);
     memory::measure(&peers, &mut report);
+    drop(peers);
+    many::measure(&mut report);
     report.finish();
 }
 
@@ -110,7 +113,7 @@ fn pulls(peers: &[Peer], registry: &Registry, report: &mut Report) {
         for (peer, times) in peers.iter().zip(&mut times) {
             settle();
             if let Peer::Gantry(..) = peer {
-                // Nothing is collected yet, so each pull gets an empty root.
+                // An empty root: what a collection takes is no part of a pull.
                 let daemon = Daemon::start();
                 times.push(time(&mut daemon.gantry_command(&["pull", "-q", &image])));
                 continue;

@@ -3,13 +3,10 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use gantry_tests::{
-    Containerd, Daemon, Options, Owned, Registry, image, in_memory, run_within,
-    start as start_process, wait_for,
-};
+use gantry_tests::{Containerd, Daemon, Dockerd, Options, Registry, image, run_within};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,25 +19,10 @@ const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "n
 pub(crate) enum Peer {
     Gantry(Box<Daemon>, String),
     Containerd(Containerd, String),
-    Docker(Server, String),
+    Docker(Dockerd, String),
     Podman(Storage, String),
     /// A low-level runtime, `runc` or `crun`, with its bundle and its state.
     Runtime(&'static str, PathBuf, PathBuf),
-}
-
-/// A server that is ended when dropped.
-pub(crate) struct Server {
-    dir: TempDir,
-    _state: TempDir,
-    child: Owned,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
 }
 
 /// Podman's storage. It keeps its directory mounted on itself; left behind, every
@@ -65,12 +47,6 @@ fn tempdir(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&format!("gantry-bench-{name}-")).tempdir().expect("tempdir")
 }
 
-fn spawn(command: &mut Command, dir: TempDir, state: TempDir) -> Server {
-    let log = fs::File::create(dir.path().join("log")).expect("log");
-    command.stdin(Stdio::null()).stdout(log.try_clone().expect("share")).stderr(log);
-    Server { child: start_process(command), dir, _state: state }
-}
-
 fn ok(command: &mut Command) -> String {
     run_within(command, Duration::from_secs(300)).ok().stdout
 }
@@ -88,7 +64,7 @@ pub(crate) fn start(registry: &Registry, report: &mut Report) -> Vec<Peer> {
     } else {
         report.note("containerd is not installed".into());
     }
-    if installed("dockerd") && installed("docker") {
+    if installed("dockerd") {
         peers.push(docker(&busybox));
     } else {
         report.note("docker is not installed".into());
@@ -124,31 +100,7 @@ fn containerd(busybox: &str) -> Peer {
 }
 
 fn docker(busybox: &str) -> Peer {
-    let (dir, state) = (tempdir("docker"), in_memory("docker"));
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let mut command = Command::new("dockerd");
-    command.args([
-        "--data-root",
-        &path("root"),
-        "--exec-root",
-        &state.path().display().to_string(),
-        "--pidfile",
-        &path("pid"),
-    ]);
-    command.args(["-H", &format!("unix://{}", path("d.sock"))]);
-    // The machine's own network and firewall stay as they are.
-    command.args([
-        "--bridge",
-        "none",
-        "--iptables=false",
-        "--ip6tables=false",
-        "--ip-forward=false",
-        "--ip-masq=false",
-    ]);
-    let peer = Peer::Docker(spawn(&mut command, dir, state), busybox.into());
-    wait_for("dockerd", || {
-        run_within(peer.client().arg("version"), Duration::from_secs(5)).code.eq(&0).then_some(())
-    });
+    let peer = Peer::Docker(Dockerd::start(None), busybox.into());
     ok(peer.client().args(["pull", "-q", busybox]));
     peer
 }
@@ -207,13 +159,7 @@ impl Peer {
         match self {
             Peer::Gantry(daemon, _) => daemon.gantry_command(&[]),
             Peer::Containerd(server, _) => server.ctr_command(&[]),
-            Peer::Docker(server, _) => {
-                let mut command = Command::new("docker");
-                command
-                    .arg("-H")
-                    .arg(format!("unix://{}", server.dir.path().join("d.sock").display()));
-                command
-            }
+            Peer::Docker(server, _) => server.command(&[]),
             Peer::Podman(..) => self.podman(),
             Peer::Runtime(runtime, _, state) => {
                 let mut command = Command::new(runtime);
@@ -270,14 +216,14 @@ impl Peer {
             Peer::Gantry(daemon, _) => Some((vec![daemon.pid()], "containerd-shim-gantry-v2")),
             Peer::Containerd(server, _) => Some((vec![server.pid()], "containerd-shim-runc-v2")),
             Peer::Docker(server, _) => {
-                let parent = server.child.id().to_string();
+                let parent = server.pid().to_string();
                 let children = gantry_tests::leftovers::processes(|pid| {
                     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                     stat.rsplit_once(") ")
                         .is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&parent))
                 });
                 Some((
-                    std::iter::once(server.child.id()).chain(children).collect(),
+                    std::iter::once(server.pid()).chain(children).collect(),
                     "containerd-shim-runc-v2",
                 ))
             }

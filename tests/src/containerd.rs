@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Containerd {
     /// A command of `ctr` for it.
     pub fn ctr_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.dir.path().join("c.sock")).args(args);
+        command.arg("--address").arg(self.address()).args(args);
         command
     }
 
@@ -60,6 +60,16 @@ impl Containerd {
     /// Its state directory, in which its shims work.
     pub fn state(&self) -> PathBuf {
         self.state.path().to_owned()
+    }
+
+    /// Its socket.
+    pub fn address(&self) -> PathBuf {
+        self.dir.path().join("c.sock")
+    }
+
+    /// A directory for the test's own files, gone with it.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Its process ID.

@@ -15,6 +15,8 @@ use crate::{Output, Registry, leftovers, paths, run, wait_for};
 pub struct Options {
     /// Further lines of the configuration.
     pub config: String,
+    /// A build other than `gantryd`.
+    pub program: Option<String>,
     /// Further environment.
     pub env: Vec<(String, String)>,
     /// Root directory in place of one below the test's own directory.
@@ -50,25 +52,37 @@ impl Daemon {
 
     /// Starts one with options.
     pub fn with(options: Options) -> Self {
+        let mut daemon = Self::unstarted(options);
+        daemon.restart();
+        daemon
+    }
+
+    /// One that does not run yet.
+    pub fn unstarted(options: Options) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         crate::adopt_orphans();
         let name = format!("gt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir().expect("tempdir");
         let root = options.root.clone().unwrap_or_else(|| dir.path().join("root"));
         let memory = options.in_service.then(|| in_memory(&name));
-        let mut daemon = Self { dir, memory, root, name, options, child: None };
+        let daemon = Self { dir, memory, root, name, options, child: None };
         let config = format!(
             "[containers]\ncgroup_parent = \"/{}\"\n{}\n",
             daemon.name, daemon.options.config
         );
         std::fs::write(daemon.config(), config).expect("write the configuration");
-        daemon.restart();
         daemon
+    }
+
+    /// Further environment, for its next start.
+    pub fn set_env(&mut self, env: Vec<(String, String)>) {
+        self.options.env = env;
     }
 
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(paths::program("gantryd"));
+        let mut command =
+            Command::new(paths::program(self.options.program.as_deref().unwrap_or("gantryd")));
         command.arg("--config").arg(self.config());
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
         command.arg("--address").arg(self.address());
@@ -81,6 +95,14 @@ impl Daemon {
 
     /// Starts it when it does not run, and waits until it serves.
     pub fn restart(&mut self) {
+        self.try_restart().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// [`Daemon::restart`] for one that may end at once.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn try_restart(&mut self) -> Result<(), String> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.expect("open the daemon's log");
         let err = log.try_clone().expect("share the log");
@@ -92,10 +114,16 @@ impl Daemon {
         let child = self.child.as_mut().expect("it was just started");
         wait_for("the daemon's socket", || {
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("the daemon ended with {status}:\n{}", tail(&log));
+                return Some(Err(format!("the daemon ended with {status}:\n{}", tail(&log))));
             }
-            std::os::unix::net::UnixStream::connect(&address).ok()
-        });
+            std::os::unix::net::UnixStream::connect(&address).ok().map(|_| Ok(()))
+        })
+    }
+
+    /// Whether it ends by itself within a second.
+    pub fn ends_soon(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it was started");
+        child.wait_within(Duration::from_secs(1)).is_some()
     }
 
     /// Kills it with SIGKILL.

@@ -6,6 +6,7 @@
 mod command;
 mod containerd;
 mod daemon;
+mod dockerd;
 mod guest;
 mod images;
 pub mod leftovers;
@@ -17,8 +18,9 @@ mod terminal;
 pub use command::{Output, run, run_within, wait_for};
 pub use containerd::Containerd;
 pub use daemon::{Daemon, Options, in_memory};
+pub use dockerd::Dockerd;
 pub use guest::Guest;
 pub use images::image;
 pub use processes::{Owned, adopt_orphans, start};
-pub use registry::Registry;
+pub use registry::{CREDENTIALS, Registry};
 pub use terminal::Terminal;

@@ -10,11 +10,17 @@ use tempfile::TempDir;
 use crate::processes::{Owned, own};
 use crate::{image, run_within, wait_for};
 
+/// What a guarded registry lets in.
+pub const CREDENTIALS: (&str, &str) = ("somebody", "secret");
+/// The line of its password file; bcrypt with little work.
+const PASSWORDS: &str = "somebody:$2b$04$loNoZTEGPjrDt9DWKmC2z.U0HLSYRWnz2dClC0yHG3ycNlS0TE0tK\n";
+
 /// Debian's docker-registry on loopback.
 pub struct Registry {
     port: u16,
     dir: TempDir,
     child: Owned,
+    guarded: bool,
 }
 
 impl Registry {
@@ -22,22 +28,34 @@ impl Registry {
     pub fn start() -> Self {
         // Another process may take the port in between: then it is tried again.
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port");
-        (0..5).find_map(|_| Self::try_start(free().port())).expect("the registry starts")
+        (0..5).find_map(|_| Self::try_start(free().port(), false)).expect("the registry starts")
+    }
+
+    /// A registry that lets in only who has [`CREDENTIALS`].
+    pub fn guarded() -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port");
+        (0..5).find_map(|_| Self::try_start(free().port(), true)).expect("the registry starts")
     }
 
     /// A registry at a port that is known to be free.
     pub fn start_at(port: u16) -> Self {
-        Self::try_start(port).expect("the registry starts")
+        Self::try_start(port, false).expect("the registry starts")
     }
 
-    fn try_start(port: u16) -> Option<Self> {
+    fn try_start(port: u16, guarded: bool) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("gantry-registry-").tempdir().expect("tempdir");
         let config = dir.path().join("config.yml");
-        let text = format!(
+        let mut text = format!(
             "version: 0.1\nlog:\n  accesslog:\n    disabled: false\n  level: info\nstorage:\n  \
              filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
             dir.path().join("data").display()
         );
+        if guarded {
+            let passwords = dir.path().join("passwords");
+            std::fs::write(&passwords, PASSWORDS).expect("write the registry's passwords");
+            let passwords = passwords.display();
+            text += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {passwords}\n");
+        }
         std::fs::write(&config, text).expect("write the registry's configuration");
         let log = std::fs::File::create(dir.path().join("log")).expect("make the log");
         let err = log.try_clone().expect("share the log");
@@ -48,7 +66,7 @@ impl Registry {
             Ok(Some(_)) => Some(false),
             _ => get(port, "/v2/").map(|_| true),
         });
-        ready.then_some(Self { port, dir, child })
+        ready.then_some(Self { port, dir, child, guarded })
     }
 
     /// The registry that all tests of this process share, with `busybox` and
@@ -84,6 +102,9 @@ impl Registry {
     pub fn push_layout(&self, layout: &Path, name: &str) {
         let mut command = Command::new("skopeo");
         command.args(["copy", "-q", "--dest-tls-verify=false"]);
+        if self.guarded {
+            command.arg("--dest-creds").arg(format!("{}:{}", CREDENTIALS.0, CREDENTIALS.1));
+        }
         command.arg(format!("oci:{}:latest", layout.display()));
         command.arg(format!("docker://{}", self.reference(name)));
         run_within(&mut command, Duration::from_secs(300)).ok();

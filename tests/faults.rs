@@ -1,0 +1,254 @@
+//! The daemon dies before and after everything that outlives it; then the second try
+//! succeeds, and nothing is left over.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+
+use gantry_tests::{Daemon, Options, Output, Registry, paths, wait_for};
+
+/// Daemons at a time.
+const PARALLEL: usize = 4;
+
+/// What changes files, mounts or processes.
+const EFFECTS: [&str; 22] = [
+    "fs::rename(",
+    "fs::write(",
+    "fs::remove_file(",
+    "fs::remove_dir(",
+    "fs::remove_dir_all(",
+    "fs::create_dir(",
+    "fs::create_dir_all(",
+    "fs::hard_link(",
+    "fs::copy(",
+    "symlink(",
+    "DirBuilder::new()",
+    "File::create(",
+    ".create_new(",
+    ".create(true)",
+    ".sync_all()",
+    "mkfifo(",
+    "renameat_with(",
+    " mount(",
+    " umount2(",
+    "move_mount(",
+    ".spawn()",
+    "UnixListener::bind(",
+];
+
+/// Files whose effects have no points, and why.
+const WITHOUT: [(&str, &str); 9] = [
+    ("diff/src/", "a layer is written below a snapshot that nobody sees until it is committed"),
+    ("images/src/credentials.rs", "a credential helper changes nothing of ours"),
+    ("metadata/src/database.rs", "RocksDB's own directory is made when it is opened"),
+    ("metadata/src/database/options.rs", "RocksDB's own options"),
+    ("daemon/src/faults.rs", "the points themselves"),
+    ("snapshots/src/copy.rs", "copies below a snapshot that has no record yet"),
+    ("snapshots/src/testsuite", "a test suite"),
+    ("engine/src/spec/", "mounts are described here, not made"),
+    ("diff/src/target.rs", "mounts are described here, not made"),
+];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Functions of a file outside of tests: their first lines and their texts.
+fn functions(text: &str) -> Vec<(usize, String)> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let mut functions = vec![(1, String::new())];
+    for (n, line) in code.lines().enumerate() {
+        let words = line.trim_start();
+        if words.starts_with("//") {
+            continue;
+        }
+        let starts = ["fn ", "pub fn ", "pub(", "async fn ", "pub async fn "];
+        if starts.iter().any(|s| words.starts_with(s)) && words.contains("fn ") {
+            functions.push((n + 1, String::new()));
+        }
+        let last = functions.last_mut().expect("one at least");
+        last.1 += line;
+        last.1.push('\n');
+    }
+    functions
+}
+
+#[test]
+fn every_effect_lies_between_points() {
+    let services = paths::source().join("services");
+    let mut files = Vec::new();
+    sources(&services, &mut files);
+    let mut bare = Vec::new();
+    let mut checked = 0;
+    for path in files {
+        let name = path.strip_prefix(&services).expect("below it").display().to_string();
+        let test = name.contains("/tests") || !name.contains("/src/");
+        if test || WITHOUT.iter().any(|(part, _)| name.contains(part)) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a source");
+        for (line, text) in functions(&text) {
+            let effects: Vec<_> = EFFECTS.iter().filter(|e| text.contains(**e)).collect();
+            checked += effects.len();
+            if !effects.is_empty() && !text.contains("faults::around") {
+                bare.push(format!("{name}:{line}: {effects:?}"));
+            }
+        }
+    }
+    assert!(checked > 20, "the effects were found");
+    assert!(bare.is_empty(), "effects without `faults::around`:\n{}", bare.join("\n"));
+}
+
+/// One life of a daemon and its clients.
+struct Life {
+    daemon: Daemon,
+    image: String,
+}
+
+impl Life {
+    fn new() -> Self {
+        let program = Some("gantryd-failpoints".to_owned());
+        let options = Options { program, ..Options::default() };
+        let image = Registry::shared().reference("busybox:latest");
+        Self { daemon: Daemon::unstarted(options), image }
+    }
+
+    /// Some of its commands would try for ever to go on where the daemon went.
+    fn ctr(&self, args: &[&str]) -> Output {
+        self.daemon.ctr(&[&["--timeout", "8s", "-n", self.daemon.name()], args].concat())
+    }
+
+    /// What clients do; the first failure ends it.
+    fn work(&self) -> Result<(), Output> {
+        let image = self.image.as_str();
+        let check = |output: Output| if output.code == 0 { Ok(()) } else { Err(output) };
+        let gantry = |args: &[&str]| check(self.daemon.gantry(args));
+        let ctr = |args: &[&str]| check(self.ctr(args));
+        gantry(&["pull", "-q", image])?;
+        let none = ["--network", "none"];
+        gantry(&[&["run", "-d", "--name", "c1"], &none[..], &[image, "sleep", "600"]].concat())?;
+        gantry(&["exec", "c1", "true"])?;
+        gantry(&["stop", "-t", "0", "c1"])?;
+        gantry(&["start", "c1"])?;
+        gantry(&["rm", "-f", "c1"])?;
+        gantry(&[&["run", "--rm"], &none[..], &[image, "true"]].concat())?;
+        ctr(&["images", "pull", "--plain-http", image])?;
+        ctr(&["run", "-d", image, "t", "sleep", "600"])?;
+        ctr(&["tasks", "exec", "--exec-id", "e", "t", "true"])?;
+        ctr(&["tasks", "rm", "-f", "t"])
+            .or_else(|end| if end.code == 137 { Ok(()) } else { Err(end) })?;
+        ctr(&["containers", "rm", "t"])?;
+        ctr(&["images", "rm", "--sync", image])?;
+        gantry(&["rmi", image])
+    }
+
+    /// Takes away what a first try may have made.
+    fn tidy(&self) {
+        self.daemon.gantry(&["rm", "-f", "c1"]);
+        self.ctr(&["tasks", "rm", "-f", "t"]);
+        self.ctr(&["containers", "rm", "t"]);
+        // It made that first.
+        self.ctr(&["snapshots", "rm", "t"]);
+    }
+
+    /// Dies at a pass of a point, and lives on. Whether it came to that.
+    fn survive(&mut self, point: &str, pass: usize) -> Result<bool, String> {
+        let set = |name: &str, value: String| (name.to_owned(), value);
+        let env = [set("GANTRY_FAULT", point.into()), set("GANTRY_FAULT_PASS", pass.to_string())];
+        self.daemon.set_env(env.into());
+        let started = self.daemon.try_restart();
+        let worked = started.is_ok() && self.work().is_ok();
+        // What goes on behind the last reply may be where it dies.
+        let died = if worked { self.daemon.ends_soon() } else { true };
+        self.daemon.kill();
+        self.daemon.set_env(Vec::new());
+        self.daemon.try_restart()?;
+        self.tidy();
+        self.work().map_err(|output| format!("the second try: {output:?}"))?;
+        wait_for("the content to go", || (self.files() == [0, 0, 0]).then_some(()));
+        self.daemon.assert_nothing_left();
+        Ok(died)
+    }
+
+    /// Blobs, ingests and snapshots, as files.
+    fn files(&self) -> [usize; 3] {
+        let root = self.daemon.root();
+        let count = |dir: &str| std::fs::read_dir(root.join(dir)).map_or(0, Iterator::count);
+        [
+            count("io.containerd.content.v1.content/blobs/sha256"),
+            count("io.containerd.content.v1.content/ingest"),
+            count("io.containerd.snapshotter.v1.overlayfs/snapshots"),
+        ]
+    }
+}
+
+/// Points in the order of their first pass, with how often each was passed.
+fn record() -> Vec<(String, usize)> {
+    let mut life = Life::new();
+    let list = life.daemon.scratch().join("passed");
+    life.daemon.set_env(vec![("GANTRY_FAULTS_PASSED".to_owned(), list.display().to_string())]);
+    life.daemon.try_restart().expect("the daemon starts");
+    life.work().expect("all goes well");
+    life.daemon.stop();
+    let text = std::fs::read_to_string(&list).expect("a list");
+    let mut counts = BTreeMap::new();
+    let mut order = Vec::new();
+    for point in text.lines() {
+        let count = counts.entry(point.to_owned()).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            order.push(point.to_owned());
+        }
+    }
+    order.into_iter().map(|point| (point.clone(), counts[&point])).collect()
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "how much was swept is a figure of interest")]
+fn the_second_try_succeeds_wherever_the_daemon_dies() {
+    let points = record();
+    let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
+    let mut todo: Vec<(String, usize)> = Vec::new();
+    for (point, count) in &points {
+        todo.push((point.clone(), 1));
+        if *count > 1 && long {
+            todo.push((point.clone(), *count));
+        }
+    }
+    let total = todo.len();
+    let (todo, failed) = (Mutex::new(todo), Mutex::new(Vec::new()));
+    let died = Mutex::new(0);
+    thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                loop {
+                    let next = todo.lock().expect("no panic while held").pop();
+                    let Some((point, pass)) = next else { break };
+                    let mut life = Life::new();
+                    match life.survive(&point, pass) {
+                        Ok(true) => *died.lock().expect("no panic while held") += 1,
+                        Ok(false) => {}
+                        Err(why) => {
+                            let log = life.daemon.log();
+                            let why = format!("{point}, pass {pass}: {why}\n{log}");
+                            failed.lock().expect("no panic while held").push(why);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (failed, died) =
+        (failed.into_inner().expect("all ended"), died.into_inner().expect("all ended"));
+    println!("{} points; died at {died} of {total} passes", points.len());
+    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed.join("\n\n"));
+    assert!(died * 10 >= total * 9, "died at {died} of {total} only");
+}
