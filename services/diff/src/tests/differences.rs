@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use gantry_core::{Applier, Kind, Mount};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
@@ -85,6 +86,11 @@ fn base(dir: &Path) {
     fs::write(dir.join("becomes-dir"), "file").unwrap();
     fs::write(dir.join("becomes-file/x"), "x").unwrap();
     symlink("same", dir.join("link")).unwrap();
+    // Two bases are the same to the nanosecond.
+    let time = UNIX_EPOCH + Duration::new(1_600_000_000, 1);
+    for path in ["same/deep/file", "changed/kept"] {
+        File::options().write(true).open(dir.join(path)).unwrap().set_modified(time).unwrap();
+    }
 }
 
 /// What a container did to it, as overlay keeps it.
@@ -164,7 +170,7 @@ async fn a_layer_gives_what_it_was_made_of() {
 #[test]
 fn equal_times_in_whole_seconds_say_nothing() {
     let (one, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+    let time = UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     for (dir, text) in [(&one, "abc"), (&other, "abd")] {
         fs::write(dir.path().join("f"), text).unwrap();
         File::options().write(true).open(dir.path().join("f")).unwrap().set_modified(time).unwrap();
