@@ -11,6 +11,8 @@ use gantry_core::{Error, Result, db};
 
 /// Bytes per piece.
 const PIECE: u64 = 512 << 10;
+/// A blob that is no larger is read as it is opened.
+const SMALL: u64 = 64 << 10;
 
 /// Opens a blob for reading. The file stays readable when the blob is
 /// deleted.
@@ -36,7 +38,11 @@ pub(crate) fn open(path: &Path, info: &Info, offset: u64, len: Option<u64>) -> R
     }
     file.seek(SeekFrom::Start(offset)).map_err(failed)?;
     let left = (info.size - offset).min(len.unwrap_or(u64::MAX));
-    Ok(Reader { file, left, info: info.clone() })
+    let mut reader = Reader { file, left, first: None, info: info.clone() };
+    if left <= SMALL {
+        reader.first = reader.next()?;
+    }
+    Ok(reader)
 }
 
 fn damaged(info: &Info, why: &str) -> Error {
@@ -48,6 +54,8 @@ fn damaged(info: &Info, why: &str) -> Error {
 pub(crate) struct Reader {
     file: File,
     left: u64,
+    /// What was read already.
+    first: Option<Bytes>,
     info: Info,
 }
 
@@ -73,7 +81,11 @@ impl Reader {
     /// The rest of the blob, read off the asynchronous threads.
     pub(crate) fn stream(self) -> BlobStream {
         Box::pin(stream::try_unfold(self, |mut reader| async move {
-            db::blocking(move || Ok(reader.next()?.map(|piece| (piece, reader)))).await
+            match reader.first.take() {
+                Some(piece) => Ok(Some((piece, reader))),
+                None if reader.left == 0 => Ok(None),
+                None => db::blocking(move || Ok(reader.next()?.map(|p| (p, reader)))).await,
+            }
         }))
     }
 }

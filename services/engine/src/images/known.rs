@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures::{Stream, StreamExt};
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
 use gantry_core::{Context, Digest, Labels, Result, Timestamp, chain_id};
+use tokio::sync::OnceCell;
 
 use super::info::ImageInfo;
 use super::{MANY, insert_within};
@@ -45,28 +47,40 @@ impl Known {
     }
 }
 
-/// What is asked for once when many images are looked at.
-#[derive(Debug, Default)]
-pub(crate) struct Looking {
-    /// Names of snapshots.
-    snapshots: Option<HashSet<String>>,
-}
+/// So many images are looked at side by side: each asks the disk several times.
+const SIDE_BY_SIDE: usize = 32;
+
+/// Names of the snapshots, asked for once when many images are looked at.
+type Snapshots = OnceCell<HashSet<String>>;
 
 impl Engine {
-    /// What listings show of an image. Of one that was not unpacked it is found out
-    /// again once it is, and of one for another machine each time.
-    ///
-    /// # Errors
-    /// As [`Engine::image_info`].
-    pub(crate) async fn known(
+    /// What listings show of these images, in their order. Of one that was not unpacked it is
+    /// found out again once it is, and of one for another machine each time.
+    pub(crate) fn known(
+        &self,
+        ctx: &Context,
+        images: Vec<Image>,
+    ) -> impl Stream<Item = (Image, Result<Arc<Known>>)> {
+        let snapshots = Arc::new(Snapshots::new());
+        let look = move |image| {
+            let snapshots = Arc::clone(&snapshots);
+            async move {
+                let known = self.known_of(ctx, &image, &snapshots).await;
+                (image, known)
+            }
+        };
+        futures::stream::iter(images).map(look).buffered(SIDE_BY_SIDE)
+    }
+
+    async fn known_of(
         &self,
         ctx: &Context,
         image: &Image,
-        looking: &mut Looking,
+        snapshots: &Snapshots,
     ) -> Result<Arc<Known>> {
         let digest = &image.target.digest;
         if let Some(known) = self.cache.known(ctx, digest).filter(|known| known.native)
-            && (known.unpacked || !self.is_unpacked(ctx, &known, looking).await)
+            && (known.unpacked || !self.is_unpacked(ctx, &known, snapshots).await)
         {
             return Ok(known);
         }
@@ -75,13 +89,13 @@ impl Engine {
         Ok(known)
     }
 
-    async fn is_unpacked(&self, ctx: &Context, known: &Known, looking: &mut Looking) -> bool {
+    async fn is_unpacked(&self, ctx: &Context, known: &Known, snapshots: &Snapshots) -> bool {
         let Some(top) = &known.top else { return false };
-        if looking.snapshots.is_none() {
-            let Ok(snapshotter) = self.parts.snapshotters.get("") else { return false };
+        let names = async || {
+            let Ok(snapshotter) = self.parts.snapshotters.get("") else { return HashSet::new() };
             let all = snapshotter.list(ctx, &Filters::all()).await.unwrap_or_default();
-            looking.snapshots = Some(all.into_iter().map(|info| info.name).collect());
-        }
-        looking.snapshots.as_ref().is_some_and(|names| names.contains(top.as_str()))
+            all.into_iter().map(|info| info.name).collect()
+        };
+        snapshots.get_or_init(names).await.contains(top.as_str())
     }
 }

@@ -1,12 +1,15 @@
 //! Images as they are listed and inspected.
 
+use std::pin::pin;
+
+use futures::StreamExt;
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
 use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp};
 use serde_json::{Value, json};
 
 use super::info::ImageInfo;
-use super::known::{Known, Looking};
+use super::known::Known;
 use super::reference::{familiar, split};
 use crate::Engine;
 
@@ -73,9 +76,10 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn images(&self, ctx: &Context) -> Result<Vec<ImageSummary>> {
-        let (mut found, mut looking) = (Vec::new(), Looking::default());
-        for image in self.parts.images.list(ctx, &Filters::all()).await? {
-            match self.known(ctx, &image, &mut looking).await {
+        let all = self.parts.images.list(ctx, &Filters::all()).await?;
+        let (mut found, mut all) = (Vec::new(), pin!(self.known(ctx, all)));
+        while let Some((image, known)) = all.next().await {
+            match known {
                 Ok(known) => found.push(ImageSummary::of(&image, &known)),
                 Err(err) => {
                     let (id, size) = self.outline(ctx, &image).await;

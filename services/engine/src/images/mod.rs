@@ -7,8 +7,10 @@ mod reference;
 mod remove;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::StreamExt;
 use gantry_core::images::{Image, ProgressSink, PullRequest, Unpacked};
 use gantry_core::{Context, Digest, Error, Namespace, Platform, Result};
 
@@ -17,7 +19,7 @@ use crate::image_config::ImageConfig;
 use crate::options::Pull;
 
 pub(crate) use info::ImageInfo;
-use known::{Known, Looking};
+use known::Known;
 pub use list::ImageSummary;
 pub(crate) use reference::familiar;
 pub use remove::Removed;
@@ -216,10 +218,11 @@ impl Engine {
     /// `InvalidArgument` when several begin so.
     async fn images_by_id(&self, ctx: &Context, prefix: &str) -> Result<Vec<(Digest, Image)>> {
         let mut found: Vec<(Digest, Image)> = Vec::new();
-        let mut looking = Looking::default();
-        for image in self.parts.images.list(ctx, &gantry_core::filter::Filters::all()).await? {
+        let all = self.parts.images.list(ctx, &gantry_core::filter::Filters::all()).await?;
+        let mut all = pin!(self.known(ctx, all));
+        while let Some((image, known)) = all.next().await {
             // An image whose content is not here has no ID.
-            let Ok(known) = self.known(ctx, &image, &mut looking).await else { continue };
+            let Ok(known) = known else { continue };
             if known.id.hex().starts_with(prefix) {
                 found.push((known.id.clone(), image));
             }
