@@ -200,6 +200,9 @@ impl Store {
             let limit = self.fetcher.config.max_document;
             let mut text = Vec::new();
             (&mut entry).take(limit + 1).read_to_end(&mut text).map_err(broken)?;
+            if (text.len() as u64) < entry.size().min(limit + 1) {
+                return Err(Error::invalid_argument("the archive ends early: invalid argument"));
+            }
             if text.len() as u64 > limit {
                 return Err(Error::resource_exhausted(format!(
                     "{name} of the archive is longer than the {limit} bytes that are accepted"
@@ -208,13 +211,14 @@ impl Store {
             self.found.documents.insert(name, text);
             return Ok(());
         }
-        let stored = self.file(&path, entry)?;
+        let size = entry.size();
+        let stored = self.file(&path, size, entry)?;
         self.found.files.insert(path, stored);
         Ok(())
     }
 
     /// Stores a file. What its path says of its digest has to be true.
-    fn file(&mut self, path: &str, mut entry: impl Read) -> Result<Stored> {
+    fn file(&mut self, path: &str, size: u64, mut entry: impl Read) -> Result<Stored> {
         let expected = digest_of(path)?;
         let fetcher = &self.fetcher;
         let handle = Handle::current();
@@ -231,7 +235,10 @@ impl Store {
                 piece.truncate(count);
                 handle.block_on(writer.write(piece.freeze()))?;
             }
-            let (found, size) = (writer.digest(), writer.status().offset);
+            if writer.status().offset < size {
+                return Err(Error::invalid_argument("the archive ends early: invalid argument"));
+            }
+            let found = writer.digest();
             match expected {
                 Some(expected)
                     if expected.algorithm() == found.algorithm() && expected != found =>

@@ -229,6 +229,8 @@ async fn archives_that_lie_leave_nothing() {
         archive(&changed.into_iter().collect::<Vec<_>>())
     };
     let whole = archive(&good.clone().into_iter().collect::<Vec<_>>());
+    let find = |bytes: &[u8]| whole.windows(64).position(|window| *window == bytes[..64]).unwrap();
+    let (in_blob, in_document) = (find(&image.layers[0].bytes), find(&good["index.json"]));
     let (mut docker, _) = saved(true);
     docker.retain(|(path, _)| path != "one/layer.tar");
     let huge = vec![b' '; 9 << 20];
@@ -237,7 +239,7 @@ async fn archives_that_lie_leave_nothing() {
     long_name.set_size(huge.len() as u64);
     long_name.set_cksum();
     let long_name = [long_name.as_bytes().as_slice(), &huge].concat();
-    let table: [(Vec<u8>, Kind, &str); 12] = [
+    let table: [(Vec<u8>, Kind, &str); 14] = [
         (long_name, Kind::ResourceExhausted, "too long"),
         (with(&layer, Some(b"other bytes")), Kind::DataLoss, "holds sha256"),
         (with(&layer, None), Kind::NotFound, digest.as_str()),
@@ -248,6 +250,8 @@ async fn archives_that_lie_leave_nothing() {
         (with("../out", Some(b"x")), Kind::InvalidArgument, "../out"),
         (archive(&docker), Kind::InvalidArgument, "three/layer.tar"),
         (whole[..whole.len() / 2].to_vec(), Kind::InvalidArgument, "archive"),
+        (whole[..in_blob + 1000].to_vec(), Kind::InvalidArgument, "ends early"),
+        (whole[..in_document + 10].to_vec(), Kind::InvalidArgument, "ends early"),
         (b"nothing of the kind".repeat(100), Kind::InvalidArgument, "archive"),
         (Vec::new(), Kind::InvalidArgument, "empty"),
     ];
