@@ -76,11 +76,11 @@ fn a_full_disk_refuses_new_work_and_loses_nothing() {
     assert!(took.stderr.contains("the log cannot be written"), "{}", took.stderr);
 
     // Nothing at all left; removed snapshots give their space back bit by bit, it is taken too.
-    let mut attempts = std::iter::repeat_with(|| {
+    let attempts = std::iter::repeat_with(|| {
         disk.fill();
         daemon.gantry(&run)
     });
-    let refused = attempts.by_ref().take(20).find(|run| run.code != 0).expect("a full disk");
+    let refused = attempts.take(20).find(|run| run.code != 0).expect("a full disk");
     assert!(refused.stderr.contains("o space left on device"), "{}", refused.stderr);
     let ps = daemon.gantry(&["ps", "-q"]).ok();
     assert_eq!(ps.lines().len(), 1, "{}", ps.stdout);

@@ -20,9 +20,7 @@ fn a_frozen_container_dies_of_sigkill() {
     for all in [false, true] {
         for by_hand in [false, true] {
             run(async {
-                let mut host = Host::new(&["sleep", "1000"], false);
-                let task = host.created("", false).await;
-                host.start(&task, "").await.unwrap();
+                let (host, task) = Host::sleeper().await;
                 if by_hand {
                     freeze(&host.id);
                 } else {

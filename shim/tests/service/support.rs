@@ -203,6 +203,14 @@ impl Host {
         task
     }
 
+    /// A shim with a container that sleeps.
+    pub(crate) async fn sleeper() -> (Self, TaskClient) {
+        let mut host = Self::new(&["sleep", "1000"], false);
+        let task = host.created("", false).await;
+        host.start(&task, "").await.unwrap();
+        (host, task)
+    }
+
     pub(crate) fn gantry_uri(&self, more: &str) -> String {
         let (log, attach) = (self.path("c.log"), self.path("a.sock"));
         format!("gantry://{}?attach={}{more}", log.display(), attach.display())

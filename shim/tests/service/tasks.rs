@@ -61,9 +61,7 @@ fn a_container_from_create_to_shutdown() {
 #[test]
 fn a_running_container_is_not_deleted_and_dies_of_a_signal() {
     run(async {
-        let mut host = Host::new(&["sleep", "1000"], false);
-        let task = host.created("", false).await;
-        host.start(&task, "").await.unwrap();
+        let (host, task) = Host::sleeper().await;
         assert_eq!(host.state(&task, "").await.unwrap().status(), TaskStatus::Running);
         assert_eq!(host.delete(&task, "").await.unwrap_err().code, Code::FAILED_PRECONDITION);
         assert_eq!(host.start(&task, "").await.unwrap_err().code, Code::FAILED_PRECONDITION);
@@ -94,9 +92,7 @@ fn a_created_container_can_be_deleted_unstarted() {
 #[test]
 fn exec_gives_output_codes_and_missing_commands() {
     run(async {
-        let mut host = Host::new(&["sleep", "1000"], false);
-        let task = host.created("", false).await;
-        host.start(&task, "").await.unwrap();
+        let (host, task) = Host::sleeper().await;
         let log = format!("gantry://{}", host.path("c.log").display());
         let request = host.exec_request(
             "e1",
@@ -224,9 +220,7 @@ fn attached_input_reaches_cat_and_its_end_ends_it() {
 #[test]
 fn a_user_can_open_its_streams_and_signals_have_their_defaults() {
     run(async {
-        let mut host = Host::new(&["sleep", "1000"], false);
-        let task = host.created("", false).await;
-        host.start(&task, "").await.unwrap();
+        let (host, task) = Host::sleeper().await;
         let log = format!("gantry://{}", host.path("c.log").display());
         let script = "echo again >/proc/self/fd/1; grep SigIgn /proc/self/status; exit $?";
         let mut user = process(&["sh", "-c", script], false);
@@ -274,9 +268,7 @@ fn fifos_of_a_client_that_comes_late() {
 #[test]
 fn input_that_ends_before_the_start_is_not_lost() {
     run(async {
-        let mut host = Host::new(&["sleep", "1000"], false);
-        let task = host.created("", false).await;
-        host.start(&task, "").await.unwrap();
+        let (host, task) = Host::sleeper().await;
         let (stdin, stdout) = (fifo(&host.path("in")), fifo(&host.path("out")));
         let exec = host.exec_request("e", &process(&["cat"], false), &stdout);
         task.exec(&ExecProcessRequest { stdin: stdin.clone(), ..exec }, &options()).await.unwrap();
@@ -356,9 +348,7 @@ fn much_output_is_complete_and_in_order() {
 #[test]
 fn a_background_child_does_not_hold_an_exec_back() {
     run(async {
-        let mut host = Host::new(&["sleep", "1000"], false);
-        let task = host.created("", false).await;
-        host.start(&task, "").await.unwrap();
+        let (host, task) = Host::sleeper().await;
         let log = format!("gantry://{}", host.path("c.log").display());
         let script = process(&["sh", "-c", "sleep 1000 & echo done"], false);
         task.exec(&host.exec_request("bg", &script, &log), &options()).await.unwrap();
@@ -403,9 +393,7 @@ fn events_reach_a_daemon_that_comes_late() {
 #[test]
 fn pause_and_resume() {
     run(async {
-        let mut host = Host::new(&["sleep", "1000"], false);
-        let task = host.created("", false).await;
-        host.start(&task, "").await.unwrap();
+        let (host, task) = Host::sleeper().await;
         task.pause(&PauseRequest { id: host.id.clone() }, &options()).await.unwrap();
         assert_eq!(host.state(&task, "").await.unwrap().status(), TaskStatus::Paused);
         task.resume(&ResumeRequest { id: host.id.clone() }, &options()).await.unwrap();
