@@ -6,12 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, future, stream};
-use gantry_core::content::{ContentStore, Info, IngestStatus, LabelMask};
+use gantry_core::content::{ContentStore, Info, IngestStatus};
 use gantry_core::filter::Filters;
-use gantry_core::{Digest, Error};
+use gantry_core::{Digest, LabelMask};
 use gantry_grpc::containerd::services::content::v1 as api;
 use gantry_grpc::{context, convert, status};
-use prost_types::FieldMask;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How many records one message of a list holds.
@@ -51,7 +50,9 @@ impl api::content_server::Content for ContentServer {
         let ctx = context::of(&request)?;
         let request = request.into_inner();
         let info = request.info.unwrap_or_default();
-        let (digest, mask) = (parse(&info.digest)?, label_mask(request.update_mask)?);
+        let digest = parse(&info.digest)?;
+        let paths = request.update_mask.unwrap_or_default().paths;
+        let mask = LabelMask::of_paths(&paths, "content info").map_err(status::to_wire)?;
         let updated = self.store.update(&ctx, &digest, info.labels, mask).await;
         let info = Some(pack(updated.map_err(status::to_wire)?));
         Ok(Response::new(api::UpdateResponse { info }))
@@ -153,21 +154,6 @@ fn parse(digest: &str) -> Result<Digest, Status> {
 /// A length on the wire; nothing that exists is longer than fits.
 fn size(len: u64) -> i64 {
     i64::try_from(len).unwrap_or(i64::MAX)
-}
-
-fn label_mask(mask: Option<FieldMask>) -> Result<LabelMask, Status> {
-    let paths = mask.unwrap_or_default().paths;
-    if paths.is_empty() || paths.iter().any(|path| path == "labels") {
-        return Ok(LabelMask::All);
-    }
-    let keys = paths.iter().map(|path| {
-        path.strip_prefix("labels.").map(str::to_owned).ok_or_else(|| {
-            status::to_wire(Error::invalid_argument(format!(
-                "cannot update {path:?} field on content info: invalid argument"
-            )))
-        })
-    });
-    keys.collect::<Result<_, _>>().map(LabelMask::Keys)
 }
 
 fn pack(info: Info) -> api::Info {

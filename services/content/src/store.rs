@@ -3,13 +3,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_core::content::{
-    BLOBS, BlobStream, ContentStore, Info, IngestStatus, LabelMask, Writer,
-};
+use gantry_core::content::{BLOBS, BlobStream, ContentStore, Info, IngestStatus, Writer};
 use gantry_core::db::{self, Database, Durability, Transaction};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
-use gantry_core::{Context, Digest, Error, Kind, Labels, Namespace, Result, Timestamp};
+use gantry_core::{Context, Digest, Error, Kind, LabelMask, Labels, Namespace, Result, Timestamp};
 use gantry_core::{labels, leases};
 use gantry_grpc::{any, convert};
 use gantry_ttrpc::containerd::events as messages;
@@ -298,12 +296,7 @@ impl ContentStore for LocalStore {
             let mut body = |tx: &mut dyn Transaction| {
                 let found = BLOBS.lock(tx, namespace, digest.as_str())?;
                 let mut info = found.ok_or_else(|| not_found(&digest))?;
-                match &mask {
-                    LabelMask::All => info.labels.clone_from(&labels),
-                    LabelMask::Keys(keys) => {
-                        keys.iter().for_each(|k| labels::update_one(&mut info.labels, &labels, k));
-                    }
-                }
+                mask.apply(&mut info.labels, &labels);
                 info.updated_at = Timestamp::now();
                 BLOBS.put(tx, namespace, digest.as_str(), &info)?;
                 Ok(info)

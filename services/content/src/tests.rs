@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use gantry_core::content::{BLOBS, ContentStore, LabelMask};
+use gantry_core::content::{BLOBS, ContentStore};
 use gantry_core::db::Database;
 use gantry_core::events::{EventStream, Events};
 use gantry_core::filter::Filters;
 use gantry_core::leases::{LEASE_RESOURCES, Leases};
-use gantry_core::{Algorithm, Context, Digest, Hasher, Kind, Labels, Namespace};
+use gantry_core::{Algorithm, Context, Digest, Hasher, Kind, LabelMask, Labels, Namespace};
 use gantry_events::Exchange;
 use gantry_metadata::{LeaseService, RocksDatabase};
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::Table;
 use crate::filter::{Filterable, Filters};
-use crate::{Context, Digest, Labels, Namespace, Result, Timestamp};
+use crate::{Context, Digest, LabelMask, Labels, Namespace, Result, Timestamp};
 
 /// Bytes of a blob, in pieces of at most 1 MiB.
 pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
@@ -68,15 +68,6 @@ impl Filterable for IngestStatus {
             _ => None,
         }
     }
-}
-
-/// Which labels an update changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LabelMask {
-    /// All of them are replaced.
-    All,
-    /// These keys only; an empty or missing value removes the key.
-    Keys(Vec<String>),
 }
 
 /// The content store. Bytes are shared by all namespaces; whether a blob is

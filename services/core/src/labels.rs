@@ -53,6 +53,44 @@ pub fn validate_all(labels: &Labels) -> Result<()> {
     labels.iter().try_for_each(|(k, v)| validate(k, v))
 }
 
+/// Which labels an update changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelMask {
+    /// All of them are replaced.
+    All,
+    /// These keys only; an empty or missing value removes the key.
+    Keys(Vec<String>),
+}
+
+impl LabelMask {
+    /// What the paths of a field mask say for `what`, of which nothing but labels can
+    /// change; no paths mean all labels.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for any other path.
+    pub fn of_paths(paths: &[String], what: &str) -> Result<Self> {
+        let mut keys = Vec::new();
+        for path in paths.iter().filter(|path| *path != "labels") {
+            let key = path.strip_prefix("labels.").ok_or_else(|| {
+                Error::invalid_argument(format!(
+                    "cannot update {path:?} field on {what}: invalid argument"
+                ))
+            })?;
+            keys.push(key.to_owned());
+        }
+        // A path that was left out stands for all.
+        Ok(if keys.len() < paths.len().max(1) { Self::All } else { Self::Keys(keys) })
+    }
+
+    /// Takes what it names from `new`.
+    pub fn apply(&self, to: &mut Labels, new: &Labels) {
+        match self {
+            Self::All => to.clone_from(new),
+            Self::Keys(keys) => keys.iter().for_each(|key| update_one(to, new, key)),
+        }
+    }
+}
+
 /// Applies a field-mask path `labels.KEY` (KEY is everything behind the first
 /// dot) of an update: the key takes `from`'s value, or goes when `from` lacks
 /// it or has it empty.
@@ -61,4 +99,26 @@ pub fn update_one(to: &mut Labels, from: &Labels, key: &str) {
         Some(value) => to.insert(key.to_owned(), value.clone()),
         None => to.remove(key),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn masks_name_labels_only() {
+        let mask = |paths: &[&str]| {
+            LabelMask::of_paths(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(), "x")
+        };
+        assert_eq!(mask(&[]).unwrap(), LabelMask::All);
+        assert_eq!(mask(&["labels.a", "labels"]).unwrap(), LabelMask::All);
+        let key = "containerd.io/gc.root";
+        assert_eq!(mask(&[&format!("labels.{key}")]).unwrap(), LabelMask::Keys(vec![key.into()]));
+        for bad in [["labels", "parent"], ["parent", "labels.a"]] {
+            let err = mask(&bad).unwrap_err();
+            assert_eq!(err.kind(), Kind::InvalidArgument);
+            assert!(err.to_string().contains("cannot update \"parent\" field on x"), "{err}");
+        }
+    }
 }

@@ -40,7 +40,7 @@ pub use descriptor::{Descriptor, Platform, architecture, go_arch, media_type};
 pub use diff::{Applied, Applier, DiffOptions, Differ, NeedsParent};
 pub use digest::{Algorithm, Digest, Hasher, chain_id};
 pub use error::{Error, Kind, Result};
-pub use labels::Labels;
+pub use labels::{LabelMask, Labels};
 pub use mount::Mount;
 pub use names::{Namespace, validate_identifier};
 pub use timestamp::Timestamp;

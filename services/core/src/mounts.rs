@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::content::LabelMask;
+use crate::LabelMask;
 use crate::db::Transaction;
 use crate::filter::{Filterable, Filters};
 use crate::{Context, Labels, Mount, Result, Timestamp};

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::content::LabelMask;
+use crate::LabelMask;
 use crate::db::{GLOBAL, Table};
 use crate::{Labels, Namespace, Result};
 

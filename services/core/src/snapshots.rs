@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::content::LabelMask;
+use crate::LabelMask;
 use crate::db::{Durability, Transaction};
 use crate::filter::{Filterable, Filters};
 use crate::{Context, Error, Labels, Mount, Result, Timestamp};

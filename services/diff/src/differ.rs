@@ -7,10 +7,10 @@ use std::thread;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flate2::write::GzEncoder;
-use gantry_core::content::{ContentStore, LabelMask, Writer};
+use gantry_core::content::{ContentStore, Writer};
 use gantry_core::{
-    Algorithm, Context, Descriptor, DiffOptions, Differ, Digest, Error, Hasher, Labels, Mount,
-    Result, labels, media_type,
+    Algorithm, Context, Descriptor, DiffOptions, Differ, Digest, Error, Hasher, LabelMask, Labels,
+    Mount, Result, labels, media_type,
 };
 use tokio::sync::{mpsc, oneshot};
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use gantry_core::content::{BlobStream, ContentStore, LabelMask, Writer};
+use gantry_core::content::{BlobStream, ContentStore, Writer};
 use gantry_core::leases::{Leases, Resource};
-use gantry_core::{Context, Descriptor, Digest, Error, Kind, Labels, Result};
+use gantry_core::{Context, Descriptor, Digest, Error, Kind, LabelMask, Labels, Result};
 use tokio::time::Instant;
 
 use crate::config::Config;

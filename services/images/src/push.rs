@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
-use gantry_core::content::{ContentStore, LabelMask};
+use gantry_core::content::ContentStore;
 use gantry_core::images::Image;
-use gantry_core::{Context, Descriptor, Digest, Error, Labels, Result, labels};
+use gantry_core::{Context, Descriptor, Digest, Error, LabelMask, Labels, Result, labels};
 
 use crate::document::is_foreign;
 use crate::fetch::Fetcher;

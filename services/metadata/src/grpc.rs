@@ -14,30 +14,12 @@ pub use namespaces::NamespacesServer;
 pub use sandboxes::SandboxStoreServer;
 
 use gantry_core::Error;
-use gantry_core::content::LabelMask;
 use prost_types::FieldMask;
 use tonic::Status;
 
 /// The paths of a mask; none at all without one.
 fn paths(mask: Option<FieldMask>) -> Vec<String> {
     mask.unwrap_or_default().paths
-}
-
-/// A mask for an object of which only labels can change.
-fn label_mask(mask: Option<FieldMask>) -> Result<LabelMask, Status> {
-    let paths = paths(mask);
-    if paths.is_empty() || paths.iter().any(|p| p == "labels") {
-        return Ok(LabelMask::All);
-    }
-    let keys = paths.iter().map(|path| {
-        path.strip_prefix("labels.").map(str::to_owned).ok_or_else(|| {
-            let error = Error::invalid_argument(format!(
-                "cannot update {path:?}: only labels can change: invalid argument"
-            ));
-            gantry_grpc::status::to_wire(error)
-        })
-    });
-    keys.collect::<Result<_, _>>().map(LabelMask::Keys)
 }
 
 /// A part of a message that must be there.

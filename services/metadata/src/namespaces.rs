@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gantry_core::containers::CONTAINERS;
-use gantry_core::content::{BLOBS, LabelMask};
+use gantry_core::content::BLOBS;
 use gantry_core::db::{self, Database};
 use gantry_core::events::Events;
 use gantry_core::images::IMAGES;
 use gantry_core::leases::LEASES;
 use gantry_core::namespaces::{NAMESPACES, Namespaces, Record, TABLE_NAMESPACE};
 use gantry_core::sandboxes::SANDBOXES;
-use gantry_core::{Context, Error, Labels, Namespace, Result, labels, snapshots};
+use gantry_core::{Context, Error, LabelMask, Labels, Namespace, Result, labels, snapshots};
 use gantry_ttrpc::containerd::events as messages;
 
 use crate::database::any_row;
@@ -140,14 +140,7 @@ impl Namespaces for NamespaceService {
             let found = NAMESPACES.lock(tx, TABLE_NAMESPACE, key.as_str())?;
             let there = found.is_some();
             let mut record = found.unwrap_or_default();
-            match &mask {
-                LabelMask::All => record.labels.clone_from(&labels),
-                LabelMask::Keys(keys) => {
-                    for key in keys {
-                        labels::update_one(&mut record.labels, &labels, key);
-                    }
-                }
-            }
+            mask.apply(&mut record.labels, &labels);
             if there || !record.labels.is_empty() {
                 NAMESPACES.put(tx, TABLE_NAMESPACE, key.as_str(), &record)?;
             }

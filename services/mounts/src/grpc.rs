@@ -4,10 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use gantry_core::content::LabelMask;
 use gantry_core::filter::Filters;
 use gantry_core::mounts::{Activate, Activation, ActiveMount, MountManager};
-use gantry_core::{Error, Result};
+use gantry_core::{LabelMask, Result};
 use gantry_grpc::containerd::services::mounts::v1 as api;
 use gantry_grpc::containerd::types;
 use gantry_grpc::{context, convert, status};
@@ -40,23 +39,6 @@ fn pack(activation: Activation) -> Option<types::ActivationInfo> {
         system: activation.system.into_iter().map(Into::into).collect(),
         labels: activation.labels,
     })
-}
-
-/// What a field mask says of labels; nothing else can be changed.
-fn label_mask(paths: &[String]) -> Result<LabelMask> {
-    let mut keys = Vec::new();
-    for path in paths {
-        match path.strip_prefix("labels.") {
-            Some(key) => keys.push(key.to_owned()),
-            None if path == "labels" => return Ok(LabelMask::All),
-            None => {
-                return Err(Error::invalid_argument(format!(
-                    "cannot update {path:?} field on mount: invalid argument"
-                )));
-            }
-        }
-    }
-    Ok(if paths.is_empty() { LabelMask::All } else { LabelMask::Keys(keys) })
 }
 
 #[tonic::async_trait]
@@ -102,7 +84,7 @@ impl api::mounts_server::Mounts for Service {
         let request = request.into_inner();
         let new = request.info.unwrap_or_default();
         let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
-        let mask = label_mask(&paths).map_err(status::to_wire)?;
+        let mask = LabelMask::of_paths(&paths, "mount").map_err(status::to_wire)?;
         let changed = self.0.update(&ctx, &new.name, new.labels, mask).await;
         Ok(Response::new(api::UpdateResponse { info: pack(changed.map_err(status::to_wire)?) }))
     }

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_core::content::LabelMask;
 use gantry_core::db::{Database, Durability, Transaction, blocking, write_blocking};
 use gantry_core::filter::Filters;
 use gantry_core::mounts::{Activate, Activation, ActiveMount, MountManager};
-use gantry_core::{Context, Error, Kind, Labels, Mount, Result, faults, labels};
+use gantry_core::{Context, Error, Kind, LabelMask, Labels, Mount, Result, faults, labels};
 
 use crate::Options;
 use crate::locks::Locks;
@@ -104,14 +103,7 @@ impl MountManager for Manager {
             write_blocking(&*inner.db, Durability::Sync, &mut |tx| {
                 let found = RECORDS.lock(tx, &namespace, &name)?;
                 let mut record = found.ok_or_else(|| records::missing(&name))?;
-                match &mask {
-                    LabelMask::All => record.labels.clone_from(&new),
-                    LabelMask::Keys(keys) => {
-                        for key in keys {
-                            labels::update_one(&mut record.labels, &new, key);
-                        }
-                    }
-                }
+                mask.apply(&mut record.labels, &new);
                 RECORDS.put(tx, &namespace, &name, &record)?;
                 Ok(record.activation(&name))
             })

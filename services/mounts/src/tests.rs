@@ -263,7 +263,7 @@ async fn leases_labels_and_namespaces() {
     };
     assert_eq!((list("name==one").await, list("labels.\"a.b/c\"==1").await), (1, 1));
     assert_eq!(list("name==two").await, 0);
-    use gantry_core::content::LabelMask;
+    use gantry_core::LabelMask;
     let new = Labels::from([("x".to_owned(), "y".to_owned())]);
     let mask = LabelMask::Keys(vec!["x".into(), "a.b/c".into()]);
     let changed = f.manager.update(&f.ctx, "one", new.clone(), mask).await.unwrap();

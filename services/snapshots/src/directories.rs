@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_core::content::LabelMask;
 use gantry_core::db::{Database, Durability, Transaction, blocking, write_blocking};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
 use gantry_core::snapshots::{Info, Kind, Snapshotter, Usage};
-use gantry_core::{Context, Error, Labels, Mount, Result, faults, labels};
+use gantry_core::{Context, Error, LabelMask, Labels, Mount, Result, faults, labels};
 use gantry_ttrpc::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use gantry_ttrpc::{any, convert};
 

@@ -4,10 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use gantry_core::content::LabelMask;
 use gantry_core::filter::Filters;
 use gantry_core::snapshots::{self, Kind, Snapshotter, Snapshotters};
-use gantry_core::{Error, Mount, Result};
+use gantry_core::{LabelMask, Mount, Result};
 use gantry_grpc::containerd::services::snapshots::v1 as api;
 use gantry_grpc::containerd::types;
 use gantry_grpc::{context, convert, status};
@@ -54,23 +53,6 @@ fn info(info: snapshots::Info) -> api::Info {
         updated_at: Some(convert::timestamp(info.updated_at)),
         labels: info.labels,
     }
-}
-
-/// What a field mask says of labels; nothing else can be changed.
-fn label_mask(paths: &[String]) -> Result<LabelMask> {
-    let mut keys = Vec::new();
-    for path in paths {
-        match path.strip_prefix("labels.") {
-            Some(key) => keys.push(key.to_owned()),
-            None if path == "labels" => return Ok(LabelMask::All),
-            None => {
-                return Err(Error::invalid_argument(format!(
-                    "cannot update {path:?} field on snapshot: invalid argument"
-                )));
-            }
-        }
-    }
-    Ok(if paths.is_empty() { LabelMask::All } else { LabelMask::Keys(keys) })
 }
 
 #[tonic::async_trait]
@@ -165,7 +147,7 @@ impl api::snapshots_server::Snapshots for Service {
         let request = request.into_inner();
         let new = request.info.unwrap_or_default();
         let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
-        let mask = label_mask(&paths).map_err(status::to_wire)?;
+        let mask = LabelMask::of_paths(&paths, "snapshot").map_err(status::to_wire)?;
         let changed = self
             .get(&request.snapshotter)?
             .update(&ctx, &new.name, new.labels, mask)
@@ -216,21 +198,5 @@ impl api::snapshots_server::Snapshots for Service {
         let request = request.into_inner();
         self.get(&request.snapshotter)?.cleanup().await.map_err(status::to_wire)?;
         Ok(Response::new(()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_name_labels_only() {
-        let mask =
-            |paths: &[&str]| label_mask(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
-        assert_eq!(mask(&[]).unwrap(), LabelMask::All);
-        assert_eq!(mask(&["labels.a", "labels"]).unwrap(), LabelMask::All);
-        let key = "containerd.io/gc.ref.content.l.0";
-        assert_eq!(mask(&[&format!("labels.{key}")]).unwrap(), LabelMask::Keys(vec![key.into()]));
-        assert_eq!(mask(&["parent"]).unwrap_err().kind(), gantry_core::Kind::InvalidArgument);
     }
 }

@@ -15,12 +15,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use gantry_core::content::LabelMask;
 use gantry_core::db::{Database, Durability, Transaction, blocking, write};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
 use gantry_core::snapshots::{Info, Kind, Snapshotter, Usage};
-use gantry_core::{Context, Error, Labels, Mount, Result, labels, validate_identifier};
+use gantry_core::{Context, Error, LabelMask, Labels, Mount, Result, labels, validate_identifier};
 use gantry_ttrpc::containerd::events::SnapshotRemove;
 use gantry_ttrpc::{any, convert};
 use tokio::sync::Notify;

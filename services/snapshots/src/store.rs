@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_core::content::LabelMask;
 use gantry_core::db::{Database, Table, Transaction};
 use gantry_core::leases::{LEASE_RESOURCES, Resource, hold, resource_key};
 use gantry_core::snapshots::{Info, Kind, Usage};
-use gantry_core::{Context, Error, Labels, Namespace, Result, Timestamp, labels};
+use gantry_core::{Context, Error, LabelMask, Labels, Namespace, Result, Timestamp, labels};
 use serde::{Deserialize, Serialize};
 
 /// Snapshots of all snapshotters. Key: snapshotter, `\x01`, name.
@@ -304,14 +303,7 @@ impl Store<'_> {
     ) -> Result<Info> {
         let mut found = self.lock(tx, &ctx.namespace, &[name])?;
         let mut record = found.remove(name).ok_or_else(|| missing(name))?;
-        match mask {
-            LabelMask::All => record.info.labels.clone_from(new),
-            LabelMask::Keys(keys) => {
-                for key in keys {
-                    labels::update_one(&mut record.info.labels, new, key);
-                }
-            }
-        }
+        mask.apply(&mut record.info.labels, new);
         labels::validate_all(&record.info.labels)?;
         record.info.updated_at = Timestamp::now();
         RECORDS.put(tx, ctx.namespace.as_str(), &self.row(name), &record)?;

@@ -1,8 +1,7 @@
 //! What images may hold, and who shares the work on it.
 
-use gantry_core::content::LabelMask;
 use gantry_core::images::{Image as Record, PullRequest, Puller};
-use gantry_core::{Kind, Labels, Timestamp, media_type};
+use gantry_core::{Kind, LabelMask, Labels, Timestamp, media_type};
 
 use crate::fake::Fake;
 use crate::image::{Blob, Compression, Entry, Image, index, noise};

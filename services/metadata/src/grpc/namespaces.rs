@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use gantry_core::Namespace;
 use gantry_core::namespaces::{Namespaces, Record};
+use gantry_core::{LabelMask, Namespace};
 use gantry_grpc::containerd::services::namespaces::v1 as api;
 use gantry_grpc::status;
 use tonic::{Request, Response, Status};
 
-use super::{label_mask, required};
+use super::{paths, required};
 
 /// `containerd.services.namespaces.v1.Namespaces`.
 #[derive(Clone)]
@@ -60,7 +60,9 @@ impl api::namespaces_server::Namespaces for NamespacesServer {
     ) -> Result<Response<api::UpdateNamespaceResponse>, Status> {
         let request = request.into_inner();
         let wanted = required(request.namespace, "namespace")?;
-        let (name, mask) = (parse(&wanted.name)?, label_mask(request.update_mask)?);
+        let name = parse(&wanted.name)?;
+        let paths = paths(request.update_mask);
+        let mask = LabelMask::of_paths(&paths, "namespace").map_err(status::to_wire)?;
         let updated = self.namespaces.update(&name, wanted.labels, mask).await;
         let namespace = Some(pack(&name, updated.map_err(status::to_wire)?));
         Ok(Response::new(api::UpdateNamespaceResponse { namespace }))

@@ -1,5 +1,6 @@
+use gantry_core::LabelMask;
 use gantry_core::containers::Containers;
-use gantry_core::content::{BLOBS, LabelMask};
+use gantry_core::content::BLOBS;
 use gantry_core::images::IMAGES;
 use gantry_core::leases::{LEASE_RESOURCES, LEASES, Leases, Resource};
 use gantry_core::namespaces::{Namespaces, Record};

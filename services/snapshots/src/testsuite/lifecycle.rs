@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use gantry_core::content::LabelMask;
 use gantry_core::db::{Durability, write_blocking};
 use gantry_core::filter::Filters;
 use gantry_core::leases::{LEASE_RESOURCES, LEASES, Lease};
 use gantry_core::snapshots::Kind;
-use gantry_core::{Context, Error, Kind as ErrorKind, Labels, Namespace, Timestamp};
+use gantry_core::{Context, Error, Kind as ErrorKind, LabelMask, Labels, Namespace, Timestamp};
 
 use super::Fixture;
 
