@@ -78,6 +78,7 @@ impl Executor for Run {
     /// its user's ids.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         forbid_tracing();
+        reopen_null().map_err(|e| ExecutorSetEnvsError::Other(format!("open /dev/null: {e}")))?;
         for work in &self.inner.mounts {
             work.run().map_err(|e| ExecutorSetEnvsError::Other(format!("{}: {e}", work.name())))?;
         }
@@ -94,6 +95,35 @@ impl Executor for Run {
 fn forbid_tracing() {
     // SAFETY: takes integers only.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+}
+
+/// Makes streams that are the null device writable: libcontainer has put the container's
+/// own in the place of each, open for reading only.
+fn reopen_null() -> io::Result<()> {
+    for fd in 0..3 {
+        // SAFETY: the first three descriptors are open in a container's process.
+        let stream = unsafe { BorrowedFd::borrow_raw(fd) };
+        let stream = std::fs::File::from(stream.try_clone_to_owned()?);
+        // SAFETY: as above.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || !is_null(&stream.metadata()?) {
+            continue;
+        }
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        if !is_null(&null.metadata()?) {
+            return Err(io::Error::other("it is not the null device"));
+        }
+        // SAFETY: both are open; what the number stood for is the same device.
+        if unsafe { libc::dup2(null.as_raw_fd(), fd) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn is_null(meta: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3)
 }
 
 impl MountWork {
@@ -162,11 +192,9 @@ fn there(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
 /// /dev/null, after a look that it is: what it covers must not become readable
 /// as something else.
 fn null_device(root: &OwnedFd) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let opened = sys::openat2(root.as_fd(), c"dev/null", libc::O_PATH, 0, sys::NO_LINKS)?;
     let file = std::fs::File::from(opened);
-    let meta = file.metadata()?;
-    if meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3) {
+    if is_null(&file.metadata()?) {
         return Ok(file.into());
     }
     Err(io::Error::other("/dev/null is not the null device"))

@@ -377,9 +377,9 @@ impl Runtime {
         self.host.apply(&c.inner.group, &steps)
     }
 
-    /// What the container has used so far.
-    pub fn stats(&self, c: &ContainerState) -> Result<Metrics, Error> {
-        self.host.stats(&c.inner.group, c.pid)
+    /// What the container has used so far; of one whose init does not run, all but its network.
+    pub fn stats(&self, c: &ContainerState, runs: bool) -> Result<Metrics, Error> {
+        self.host.stats(&c.inner.group, runs.then_some(c.pid))
     }
 
     /// Opens the stream of out-of-memory kills.

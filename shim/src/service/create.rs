@@ -10,11 +10,13 @@ use gantry_ttrpc::Context;
 use gantry_ttrpc::containerd::events::{TaskCreate, TaskExecAdded, TaskIo, TaskOom};
 use gantry_ttrpc::containerd::task::v3::{CreateTaskRequest, ExecProcessRequest};
 use prost_types::Any;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::process::{Pending, StdioNames};
 use super::{Container, Process, Service, Slot, options};
 use crate::error::{self, Error};
+use crate::reaper::Exit;
 use crate::runtime::{self, CreateSpec, RootfsMount};
 use crate::stdio::{Open, Plan, Streams, Surroundings};
 
@@ -99,10 +101,18 @@ impl Service {
             containers.insert(id.clone(), Slot::Reserved);
         }
         let made = match self.make(creation).await {
-            Ok((container, init)) => match self.keeps(context).await {
-                Ok(()) => Ok((container, init)),
+            Ok((container, init, exit)) => match self.keeps(context).await {
+                Ok(()) => {
+                    self.follow_oom(&container);
+                    let follow = self.clone().follow_exit(container.clone(), init.clone(), exit);
+                    tokio::task::spawn_local(follow);
+                    Ok((container, init))
+                }
+                // Nobody is told of its end: nobody was told of it.
                 Err(e) => {
-                    let _ = self.kill_made(&container, &init).await;
+                    let _ = init.kill(libc::SIGKILL);
+                    let _ = exit.await;
+                    let _ = self.runtime.delete(container.state.clone()).await;
                     Err(e)
                 }
             },
@@ -162,7 +172,7 @@ impl Service {
     async fn make(
         self: &Rc<Self>,
         creation: Creation,
-    ) -> Result<(Rc<Container>, Rc<Process>), Error> {
+    ) -> Result<(Rc<Container>, Rc<Process>, oneshot::Receiver<Exit>), Error> {
         let around = Surroundings {
             namespace: self.adopted()?.identity.namespace.clone(),
             container: creation.id.clone(),
@@ -202,16 +212,7 @@ impl Service {
             let _ = self.runtime.delete(state).await;
             return Err(e);
         }
-        self.follow_oom(&container);
-        tokio::task::spawn_local(self.clone().follow_exit(container.clone(), init.clone(), exit));
-        Ok((container, init))
-    }
-
-    /// Ends a container that nobody has seen.
-    async fn kill_made(&self, container: &Container, init: &Process) -> Result<(), Error> {
-        init.kill(libc::SIGKILL)?;
-        init.wait().await;
-        Ok(self.runtime.delete(container.state.clone()).await?)
+        Ok((container, init, exit))
     }
 
     /// Writes down init's pid where runc does, for those who look there.

@@ -215,7 +215,9 @@ impl Service {
         };
         let _order = process.order.lock().await;
         // Again, now that nobody else is at it.
-        self.process(id, exec_id)?;
+        if !Rc::ptr_eq(&self.process(id, exec_id)?.1, &process) {
+            return Err(error::not_found(format!("process {exec_id} was deleted already")));
+        }
         if process.started() && process.exit().is_none() {
             return Err(error::precondition("cannot delete a running process"));
         }
@@ -247,7 +249,8 @@ impl Service {
             "/tasks/delete",
             &TaskDelete {
                 container_id: container.id.clone(),
-                id: container.id.clone(),
+                // Only that of an exec is named.
+                id: String::new(),
                 pid: init.pid() as u32,
                 exit_status: exit.status,
                 exited_at: Some(clock::timestamp(exit.at)),

@@ -208,8 +208,9 @@ impl Service {
         self.sandbox(id)?;
         let mut total = Total::default();
         for container in self.present() {
-            // One that has just ended uses nothing.
-            if let Ok(metrics) = self.runtime.stats(&container.state) {
+            let runs = container.process("").is_ok_and(|init| init.exit().is_none());
+            // One that has just been deleted uses nothing.
+            if let Ok(metrics) = self.runtime.stats(&container.state, runs) {
                 total.add(&metrics);
             }
         }

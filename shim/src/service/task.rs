@@ -134,8 +134,10 @@ impl Task for Api {
     }
 
     async fn stats(&self, _: &Context, request: StatsRequest) -> Result<StatsResponse, Status> {
-        let container = self.0.running(&request.id, "measure")?;
-        let stats = match self.0.runtime.stats(&container.state).map_err(Error::from)? {
+        // Also one that has ended: its cgroups are there until it is deleted.
+        let (container, init) = self.0.process(&request.id, "")?;
+        let runs = init.exit().is_none();
+        let stats = match self.0.runtime.stats(&container.state, runs).map_err(Error::from)? {
             Metrics::V1(metrics) => any::pack(metrics.as_ref()),
             Metrics::V2(metrics) => any::pack(metrics.as_ref()),
         };

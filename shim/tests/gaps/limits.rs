@@ -26,7 +26,7 @@ pub(crate) fn gap_17_cpu_usage_in_nanoseconds() {
         done.out.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
     // Clock ticks of 10 ms each.
     let user: u64 = fields[11].parse().expect("a number of ticks");
-    let (counted, total) = match live.lab.runtime.stats(&live.c).expect("stats") {
+    let (counted, total) = match live.lab.runtime.stats(&live.c, true).expect("stats") {
         Metrics::V1(m) => {
             let usage = m.cpu.and_then(|c| c.usage).expect("CPU usage");
             (usage.user, usage.total)
@@ -98,7 +98,7 @@ pub(crate) fn limits_and_update() {
         let e = update(json!({"unified": {"memory.high": "1"}})).expect_err("a v2 setting on v1");
         assert!(e.to_string().contains("unified"), "{e}");
     }
-    let stats = live.lab.runtime.stats(&live.c).expect("stats");
+    let stats = live.lab.runtime.stats(&live.c, true).expect("stats");
     match stats {
         Metrics::V1(m) => {
             assert_eq!(m.pids.expect("pids").limit, 99);

@@ -59,6 +59,22 @@ fn a_container_from_create_to_shutdown() {
 }
 
 #[test]
+fn streams_that_were_left_out_can_be_written_to() {
+    run(async {
+        let script = "echo out && echo err >&2 && test -w /dev/stdin && exit 3";
+        let mut host = Host::new(&["sh", "-c", script], false);
+        let task = host.created("", false).await;
+        host.start(&task, "").await.unwrap();
+        assert_eq!(host.wait(&task, "").await, 3);
+        // What it has used can be read until it is deleted.
+        let request = StatsRequest { id: host.id.clone() };
+        assert!(task.stats(&request, &options()).await.unwrap().stats.is_some());
+        host.delete(&task, "").await.unwrap();
+        host.shutdown(&task).await;
+    });
+}
+
+#[test]
 fn a_running_container_is_not_deleted_and_dies_of_a_signal() {
     run(async {
         let (host, task) = Host::sleeper().await;

@@ -59,7 +59,7 @@ impl Files<'_> {
 impl Host {
     /// Reads the cgroup's counters, and those of the network devices that init
     /// sees when they are not the host's.
-    pub(crate) fn stats(&self, group: &Group, init: i32) -> Result<Metrics, Error> {
+    pub(crate) fn stats(&self, group: &Group, init: Option<i32>) -> Result<Metrics, Error> {
         if !self.lists().has(group, "cgroup.procs") {
             return Err(Error::NotFound(format!(
                 "cgroup {} is gone: the container was removed",
@@ -68,7 +68,7 @@ impl Host {
         }
         let files =
             |controller: &str| self.with(controller).map(|hierarchy| Files { hierarchy, group });
-        let network = network(init);
+        let network = init.map(network).unwrap_or_default();
         if self.is_v2() {
             let mut m = v2::Metrics {
                 pids: files("pids")
