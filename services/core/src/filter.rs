@@ -1,6 +1,8 @@
 //! containerd's filter language: `name==x`, `id~=^a`, `labels."a.b/c"`,
 //! selectors joined by commas must all hold, and of several filters one.
 
+use std::str::Chars;
+
 use regex::Regex;
 
 use crate::{Error, Result};
@@ -63,6 +65,8 @@ impl Selector {
     }
 }
 
+/// Reads the language token by token, as containerd's scanner does: white space counts
+/// for nothing before a token, and ends a value.
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -77,12 +81,31 @@ impl<'a> Parser<'a> {
         &self.text[self.at..]
     }
 
+    /// What comes next, white space included.
+    fn peek(&self) -> Option<char> {
+        self.rest().chars().next()
+    }
+
+    fn skip_space(&mut self) {
+        self.at = self.text.len() - self.rest().trim_start().len();
+    }
+
+    /// Takes the characters that belong to it.
+    fn take_while(&mut self, belongs: impl Fn(char) -> bool) -> &'a str {
+        let rest = self.rest();
+        let len = rest.find(|c| !belongs(c)).unwrap_or(rest.len());
+        self.at += len;
+        &rest[..len]
+    }
+
     fn error(&self, why: &str) -> Error {
-        Error::invalid_argument(format!(
-            "filters: parse error: [{} >|{}|< ]: {why}: invalid argument",
-            &self.text[..self.at],
-            self.rest()
-        ))
+        let (before, rest) = self.text.split_at(self.at);
+        let mut after = rest.chars();
+        let place = match after.next() {
+            Some(here) => format!("[{before} >|{here}|< {}]", after.as_str()),
+            None => format!("[{before}]"),
+        };
+        Error::invalid_argument(format!("filters: parse error: {place}: {why}: invalid argument"))
     }
 
     fn filter(mut self) -> Result<Vec<Selector>> {
@@ -92,99 +115,126 @@ impl<'a> Parser<'a> {
         }
         loop {
             all.push(self.selector()?);
-            match self.rest().chars().next() {
+            match self.peek() {
                 None => return Ok(all),
                 Some(',') => self.at += 1,
-                Some(_) => return Err(self.error("expected a comma")),
+                Some(other) => return Err(self.error(&format!("unexpected input: {other}"))),
             }
         }
     }
 
     fn selector(&mut self) -> Result<Selector> {
         let mut path = vec![self.field()?];
-        while self.rest().starts_with('.') {
+        while self.peek() == Some('.') {
             self.at += 1;
             path.push(self.field()?);
         }
-        let operator = ["==", "!=", "~="].into_iter().find(|op| self.rest().starts_with(op));
-        let Some(operator) = operator else {
+        if matches!(self.peek(), None | Some(',')) {
             return Ok(Selector { path, test: Test::Present });
-        };
-        self.at += 2;
+        }
+        let operator = self.operator()?;
+        let start = self.at;
         let value = self.value(operator == "~=")?;
         let test = match operator {
             "==" => Test::Equal(value),
             "!=" => Test::NotEqual(value),
-            _ => Test::Matches(
-                Regex::new(&value).map_err(|err| self.error("bad expression").with_source(err))?,
-            ),
+            _ => Test::Matches(Regex::new(&value).map_err(|err| {
+                // Its other lines show the place.
+                let why = err.to_string();
+                let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                Self { text: self.text, at: start }.error(&format!("bad expression: {why}"))
+            })?),
         };
         Ok(Selector { path, test })
     }
 
+    fn operator(&mut self) -> Result<&'a str> {
+        self.skip_space();
+        let start = self.at;
+        match self.take_while(|c| matches!(c, '=' | '!' | '~')) {
+            operator @ ("==" | "!=" | "~=") => Ok(operator),
+            other => {
+                self.at = start;
+                let why = match other {
+                    "" => r#"expected an operator ("=="|"!="|"~=")"#.to_owned(),
+                    other => format!("unsupported operator {other:?}"),
+                };
+                Err(self.error(&why))
+            }
+        }
+    }
+
     fn field(&mut self) -> Result<String> {
-        if self.rest().starts_with('"') {
+        self.skip_space();
+        if self.peek() == Some('"') {
             return self.quoted('"');
         }
-        let len = self
-            .rest()
-            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'))
-            .unwrap_or(self.rest().len());
-        if len == 0 {
-            return Err(self.error("expected a field name"));
+        match self.take_while(|c| c.is_ascii_alphanumeric() || c == '_') {
+            "" => Err(self.error("expected field or quoted")),
+            name => Ok(name.to_owned()),
         }
-        let name = self.rest()[..len].to_owned();
-        self.at += len;
-        Ok(name)
     }
 
     fn value(&mut self, expression: bool) -> Result<String> {
-        match self.rest().chars().next() {
+        self.skip_space();
+        match self.peek() {
             Some('"') => return self.quoted('"'),
             // A regular expression may stand between any of these.
-            Some(c @ ('/' | '|')) if expression && self.rest()[1..].contains(c) => {
-                return self.quoted(c);
-            }
+            Some(c @ ('/' | '|')) if expression => return self.quoted(c),
             _ => {}
         }
-        let len = self.rest().find(',').unwrap_or(self.rest().len());
-        let value = self.rest()[..len].to_owned();
-        self.at += len;
-        Ok(value)
+        match self.take_while(|c| c != ',' && !c.is_whitespace() && !c.is_control()) {
+            "" => Err(self.error("expected value or quoted")),
+            value => Ok(value.to_owned()),
+        }
     }
 
+    /// A quoted text, with the escapes of Go's strings.
     fn quoted(&mut self, quote: char) -> Result<String> {
-        let body = &self.rest()[1..];
+        let mut chars = self.rest()[1..].chars();
         let mut out = String::new();
-        let mut chars = body.char_indices();
-        while let Some((i, c)) = chars.next() {
-            if c == quote {
-                self.at += 1 + i + quote.len_utf8();
-                return Ok(out);
-            }
-            if c != '\\' || quote != '"' {
-                // Behind a backslash, only the delimiter of an expression is special.
-                if c == '\\' && body[i + 1..].starts_with(quote) {
-                    chars.next();
-                    out.push(quote);
-                } else {
-                    out.push(c);
-                }
-                continue;
-            }
+        loop {
             match chars.next() {
-                Some((_, 'n')) => out.push('\n'),
-                Some((_, 't')) => out.push('\t'),
-                Some((_, e @ ('"' | '\\'))) => out.push(e),
-                Some((_, other)) => {
-                    out.push('\\');
-                    out.push(other);
-                }
-                None => break,
+                None | Some('\n') => return Err(self.error("quoted literal not terminated")),
+                Some(c) if c == quote => break,
+                Some('\\') => match escape(&mut chars, quote) {
+                    Some(c) => out.push(c),
+                    None => return Err(self.error("illegal escape sequence")),
+                },
+                Some(c) => out.push(c),
             }
         }
-        Err(self.error("unterminated quote"))
+        self.at = self.text.len() - chars.as_str().len();
+        Ok(out)
     }
+}
+
+/// What stands behind a backslash.
+fn escape(chars: &mut Chars<'_>, quote: char) -> Option<char> {
+    let text = chars.as_str();
+    let mut number = |digits: usize, skip: usize, radix: u32| {
+        let code = u32::from_str_radix(text.get(skip..skip + digits)?, radix).ok()?;
+        *chars = text.get(skip + digits..)?.chars();
+        char::from_u32(code)
+    };
+    match text.chars().next()? {
+        '0'..='7' => return number(3, 0, 8),
+        'x' => return number(2, 1, 16),
+        'u' => return number(4, 1, 16),
+        'U' => return number(8, 1, 16),
+        _ => {}
+    }
+    Some(match chars.next()? {
+        'a' => '\x07',
+        'b' => '\x08',
+        'f' => '\x0c',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'v' => '\x0b',
+        c if c == quote || c == '\\' => c,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -223,12 +273,43 @@ mod tests {
         assert!(!matches(&["name==web,name==x"]));
         assert!(matches(&["name==x", "name==web"]));
         assert!(matches(&["name==\"web\""]));
+        assert!(matches(&["topic==/tasks/exit"]));
+        assert!(matches(&["topic~=/exit$/,name"]));
+    }
+
+    #[test]
+    fn white_space_stands_before_tokens() {
+        for same in ["name == web", "name ==web", " name==web", "name== web", "name~= ^w"] {
+            assert!(matches(&[same]), "{same}");
+        }
+        assert!(matches(&["labels.\"a.b/c\" ~= \"^x\", name==web"]));
+    }
+
+    #[test]
+    fn quoted_texts_have_the_escapes_of_go() {
+        for same in [r#"name=="w\x65b""#, r#"name=="w\u0065\142""#, r#"name~=/^\u0077/"#] {
+            assert!(matches(&[same]), "{same}");
+        }
     }
 
     #[test]
     fn mistakes_are_named() {
-        for bad in ["==x", "name==\"x", "name~=(", "a b", "name.", ","] {
-            assert!(Filters::parse(&[bad]).is_err(), "{bad}");
+        for (bad, why) in [
+            ("==x", "[ >|=|< =x]: expected field or quoted"),
+            ("name==\"x", "quoted literal not terminated"),
+            ("name~=(", "bad expression: unclosed group"),
+            ("a b", "[a  >|b|< ]: expected an operator (\"==\"|\"!=\"|\"~=\")"),
+            ("name.", "[name.]: expected field or quoted"),
+            (",", "expected field or quoted"),
+            ("name==", "[name==]: expected value or quoted"),
+            ("name===", "unsupported operator \"===\""),
+            ("name==web ", "unexpected input:  "),
+            ("name=web", "unsupported operator \"=\""),
+            (r#"name~="w\d""#, "illegal escape sequence"),
+            ("na\u{e9}me==x", "expected an operator"),
+        ] {
+            let err = Filters::parse(&[bad]).unwrap_err();
+            assert!(err.to_string().contains(why), "{bad}: {err}");
         }
     }
 }

@@ -33,6 +33,7 @@ impl Filterable for Image {
             ["name"] => Some(self.name.clone()),
             ["target", "digest"] => Some(self.target.digest.to_string()),
             ["target", "mediatype"] => Some(self.target.media_type.clone()),
+            ["annotations", rest @ ..] => self.target.annotations.get(&rest.join(".")).cloned(),
             ["labels", rest @ ..] => self.labels.get(&rest.join(".")).cloned(),
             _ => None,
         }
