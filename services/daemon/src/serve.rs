@@ -63,6 +63,7 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let routes = routes(&config, &services)?.add_service(health_service);
+    services.journal.open_to_clients();
     let serving = Server::builder()
         .layer(RequestLayer)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -43,6 +43,7 @@ pub(crate) struct Services {
     pub(crate) uuid: String,
     pub(crate) events: Arc<dyn Events>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) content: Arc<dyn ContentStore>,
     pub(crate) namespaces: Arc<dyn Namespaces>,
     pub(crate) containers: Arc<dyn Containers>,
@@ -93,7 +94,7 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         Arc::new(db::blocking(move || Journal::open(database, limits)).await?)
     };
     let events: Arc<dyn Events> = Arc::clone(&journal) as _;
-    let history: Arc<dyn History> = journal;
+    let history: Arc<dyn History> = Arc::clone(&journal) as _;
 
     let content: Arc<dyn ContentStore> =
         Arc::new(LocalStore::open(&config.root, Arc::clone(&database), Arc::clone(&events))?);
@@ -166,6 +167,7 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         uuid,
         events,
         history,
+        journal,
         content,
         namespaces,
         containers,

@@ -64,8 +64,7 @@ impl Filterable for Open<'_> {
         match field {
             [field] if *field == name => Some(id),
             ["labels", rest @ ..] => attributes.get(&rest.join(".")).cloned(),
-            [field] => attributes.get(*field).cloned(),
-            _ => None,
+            field => attributes.get(&field.join(".")).cloned(),
         }
     }
 }
@@ -101,10 +100,7 @@ macro_rules! fields {
     ($type:ty, $id:ident $(, $field:ident)*) => {
         |event| of::<$type>(event, |message| {
             let attributes = [$((stringify!($field), message.$field.to_string())),*];
-            let attributes: [(&str, String); _] = attributes;
-            let attributes = attributes.into_iter().filter(|(_, value)| !value.is_empty());
-            let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).collect();
-            (stringify!($id), message.$id, attributes)
+            (stringify!($id), message.$id, named(attributes))
         })
     };
 }
@@ -114,6 +110,26 @@ macro_rules! labels {
     ($type:ty, $id:ident) => {
         |event| of::<$type>(event, |message| (stringify!($id), message.$id, message.labels))
     };
+}
+
+/// A record of a container: its runtime's name is a field of a field.
+fn created(message: ev::ContainerCreate) -> Known {
+    let runtime = message.runtime.unwrap_or_default().name;
+    let fields = [("image", message.image), ("runtime.name", runtime)];
+    ("id", message.id, named(fields))
+}
+
+/// The same, changed: the labels are among its fields.
+fn updated(message: ev::ContainerUpdate) -> Known {
+    let fields = [("image", message.image), ("snapshot_key", message.snapshot_key)];
+    let attributes = message.labels.into_iter().chain(named(fields)).collect();
+    ("id", message.id, attributes)
+}
+
+/// Fields by their names, without empty ones.
+fn named<const N: usize>(fields: [(&str, String); N]) -> BTreeMap<String, String> {
+    let there = fields.into_iter().filter(|(_, value)| !value.is_empty());
+    there.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn known(event: &prost_types::Any) -> Option<Known> {
@@ -130,8 +146,8 @@ fn known(event: &prost_types::Any) -> Option<Known> {
         fields!(ev::TaskPaused, container_id),
         fields!(ev::TaskResumed, container_id),
         fields!(ev::TaskCheckpointed, container_id, checkpoint),
-        fields!(ev::ContainerCreate, id, image),
-        fields!(ev::ContainerUpdate, id, image, snapshot_key),
+        |event| of(event, created),
+        |event| of(event, updated),
         fields!(ev::ContainerDelete, id),
         fields!(ev::SnapshotPrepare, key, parent, snapshotter),
         fields!(ev::SnapshotCommit, key, name, snapshotter),
@@ -238,6 +254,12 @@ mod tests {
             assert!(matches(any::pack(&exit), filter), "{filter}");
         }
         assert!(matches(any::pack(&image), "event.name==i,event.labels.\"a.b\"==x"));
+        let runtime = Some(ev::container_create::Runtime { name: "r.v1".into(), options: None });
+        let created = ev::ContainerCreate { id: "c".into(), image: "i".into(), runtime };
+        assert!(matches(any::pack(&created), "event.runtime.name==r.v1,event.image==i"));
+        let labels = [("k".to_owned(), "v".to_owned())].into();
+        let updated = ev::ContainerUpdate { id: "c".into(), labels, ..Default::default() };
+        assert!(matches(any::pack(&updated), "event.id==c,event.labels.k==v"));
         for filter in ["event.container_id==c2", "event.nope", "event"] {
             assert!(!matches(any::pack(&exit), filter), "{filter}");
         }

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -22,30 +22,27 @@ const RETURN: Duration = Duration::from_secs(30);
 /// A publisher never waits: when a subscriber's queue is full, this subscriber
 /// gets what is in its queue, then `ResourceExhausted`, then the end.
 ///
-/// What happened before the exchange was there, and was kept by shims for so long, goes
-/// also to those who subscribe a little later: they come back after a restart, too.
+/// What happened before clients could come goes also to those who subscribe a little later:
+/// they come back after a restart, too.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange(Arc<Shared>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
     /// Who is subscribed. Held for reading while an event is handed out,
     /// for writing while one comes or goes.
     subscribers: RwLock<Vec<Arc<Subscriber>>>,
-    /// When the exchange was opened, by both clocks.
-    opened: (Instant, Timestamp),
-    /// Events from before, as long as somebody may come for them.
-    before: Mutex<VecDeque<Arc<Envelope>>>,
+    /// Since when clients can come, by both clocks.
+    opened: OnceLock<(Instant, Timestamp)>,
+    before: Mutex<Before>,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            subscribers: RwLock::default(),
-            opened: (Instant::now(), Timestamp::now()),
-            before: Mutex::default(),
-        }
-    }
+/// Events from before clients could come, as long as somebody may come for them.
+#[derive(Debug, Default)]
+struct Before {
+    events: VecDeque<Arc<Envelope>>,
+    /// There were more.
+    overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -100,10 +97,27 @@ impl Subscriber {
     }
 }
 
+impl Before {
+    fn keep(&mut self, envelope: &Arc<Envelope>) {
+        if self.events.len() >= QUEUE_LIMIT {
+            self.events.pop_front();
+            self.overflowed = true;
+        }
+        self.events.push_back(Arc::clone(envelope));
+    }
+}
+
 impl Exchange {
-    /// An exchange without subscribers.
+    /// An exchange without subscribers, to which clients can come.
     pub fn new() -> Self {
-        Self::default()
+        let exchange = Self::default();
+        exchange.open();
+        exchange
+    }
+
+    /// From now on clients can come.
+    pub(crate) fn open(&self) {
+        self.0.opened.get_or_init(|| (Instant::now(), Timestamp::now()));
     }
 
     /// Hands an event out.
@@ -112,17 +126,21 @@ impl Exchange {
         for subscriber in subscribers.iter() {
             subscriber.offer(envelope);
         }
-        let (since, opened) = self.0.opened;
-        if since.elapsed() < RETURN && envelope.timestamp.unix_nanos() < opened.unix_nanos() {
-            let mut before = self.before();
-            before.truncate(QUEUE_LIMIT - 1);
-            before.push_back(Arc::clone(envelope));
+        let mut before = self.before();
+        match self.0.opened.get() {
+            Some((_, opened)) if envelope.timestamp.unix_nanos() >= opened.unix_nanos() => {}
+            _ => before.keep(envelope),
         }
     }
 
-    fn before(&self) -> MutexGuard<'_, VecDeque<Arc<Envelope>>> {
+    /// Empty once everybody has had the time to come back.
+    fn before(&self) -> MutexGuard<'_, Before> {
         // A queue is whole at any time.
-        self.0.before.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut before = self.0.before.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.opened.get().is_some_and(|(since, _)| since.elapsed() >= RETURN) {
+            *before = Before::default();
+        }
+        before
     }
 }
 
@@ -149,11 +167,11 @@ impl Events for Exchange {
         let subscriber = Arc::new(Subscriber { filters, queue: Mutex::default() });
         // Nothing is handed out meanwhile.
         let mut subscribers = self.0.subscribers.write().unwrap_or_else(PoisonError::into_inner);
-        let mut before = self.before();
-        if self.0.opened.0.elapsed() >= RETURN {
-            *before = VecDeque::new();
+        let before = self.before();
+        before.events.iter().for_each(|envelope| subscriber.offer(envelope));
+        if before.overflowed {
+            subscriber.queue().state = State::Overflowed;
         }
-        before.iter().for_each(|envelope| subscriber.offer(envelope));
         drop(before);
         subscribers.push(Arc::clone(&subscriber));
         drop(subscribers);
@@ -316,6 +334,32 @@ mod tests {
             let mut other = exchange.subscribe(Filters::parse(&["namespace==b"]).unwrap());
             assert!(other.next().now_or_never().is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn what_happens_before_clients_can_come_waits_for_them() {
+        let exchange = Exchange::default();
+        for text in 0..QUEUE_LIMIT {
+            exchange.publish(&context("a"), "/x", event(&text.to_string())).unwrap();
+        }
+        exchange.open();
+        exchange.publish(&context("a"), "/x", event("later")).unwrap();
+        let mut all = exchange.subscribe(Filters::all());
+        for text in 0..QUEUE_LIMIT {
+            assert_eq!(all.next().await.unwrap().unwrap().event, event(&text.to_string()));
+        }
+        assert!(all.next().now_or_never().is_none(), "nobody was to come back for it");
+
+        // More than can be kept: the newest, and a word.
+        let exchange = Exchange::default();
+        for text in 0..=QUEUE_LIMIT {
+            exchange.publish(&context("a"), "/x", event(&text.to_string())).unwrap();
+        }
+        exchange.open();
+        let mut all = exchange.subscribe(Filters::all());
+        assert_eq!(all.next().await.unwrap().unwrap().event, event("1"));
+        let mut rest = all.skip(QUEUE_LIMIT - 1);
+        assert_eq!(rest.next().await.unwrap().unwrap_err().kind(), Kind::ResourceExhausted);
     }
 
     #[test]

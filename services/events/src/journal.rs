@@ -122,7 +122,12 @@ impl Journal {
                 .spawn(move || shared.write(&mut log))
                 .map_err(|err| Error::io("start the thread that writes events", err))?
         };
-        Ok(Self { exchange: Exchange::new(), shared, writer: Some(writer) })
+        Ok(Self { exchange: Exchange::default(), shared, writer: Some(writer) })
+    }
+
+    /// From now on clients can subscribe. What happened before waits for them for a while.
+    pub fn open_to_clients(&self) {
+        self.exchange.open();
     }
 
     fn keep(&self, envelope: Arc<Envelope>, staged: Option<String>) {
