@@ -86,8 +86,8 @@ impl Engine {
         let Some((container, meta)) = self.store.by_key(ctx, &once.key).await? else {
             return Ok(None);
         };
-        if meta.state.phase == Phase::Creating {
-            // It failed, and so did its removal.
+        if matches!(meta.state.phase, Phase::Creating | Phase::Dead) {
+            // It failed or was to go, and its removal failed.
             self.dispose(ctx, &container, &meta, Durability::Buffered).await?;
             return Ok(None);
         }

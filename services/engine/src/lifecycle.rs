@@ -114,8 +114,7 @@ impl Engine {
             ))
             .about("container", text));
         }
-        // One that has just ended is being cleaned up after.
-        let busy = found.live.busy.lock().await;
+        let _busy = found.live.hold().await;
         let id = found.container.id.as_str();
         let state = self.live.state(&ctx.namespace, id).unwrap_or(found.state);
         match state.phase {
@@ -126,7 +125,8 @@ impl Engine {
                 ))
                 .about("container", text));
             }
-            Phase::Creating | Phase::Created | Phase::Exited => {}
+            Phase::Creating => return Err(unmade("start", text)),
+            Phase::Created | Phase::Exited => {}
         }
         let snapshotter = self.parts.snapshotters.get(&found.container.snapshotter)?;
         let mounts = snapshotter.mounts(ctx, &found.container.snapshot_key).await?;
@@ -144,7 +144,6 @@ impl Engine {
             Ok(pid) => self.start_task(&start, pid, false, None).await,
             Err(err) => Err(err),
         };
-        drop(busy);
         match started {
             Ok(_) => Ok(()),
             Err(err) => match self.failed(&start, &err).await {
@@ -189,11 +188,10 @@ impl Engine {
         let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole: false };
         let state = match session::carry(target, attached, &mut session).await {
             Ended::CallerGone => return Ok(()),
-            Ended::Exit(status) => found.live.ended(watch::end(&found.meta, status)),
-            Ended::Lost => {
-                found.live.wait_ended().await;
-                found.live.now().state.unwrap_or_default()
+            Ended::Exit(status) => {
+                found.live.ended(found.state.pid, watch::end(&found.meta, status))
             }
+            Ended::Lost => found.live.wait_run(found.state.pid).await,
         };
         session.tell(SessionOutput::Exited { status: state.exit_code, error: state.error }).await;
         Ok(())
@@ -336,9 +334,10 @@ impl Engine {
             killed.map_err(|_| watch::stuck("remove", name))?;
             found.live.wait_settled().await;
         }
-        let busy = found.live.busy.lock().await;
+        let busy = found.live.hold().await;
         let state = self.live.state(&ctx.namespace, id);
         match state.as_ref().map(|state| state.phase) {
+            Some(Phase::Creating) => return Err(unmade("remove", text).into()),
             // It went by itself meanwhile, or another caller was faster.
             Some(Phase::Removing) if force => return Ok(()),
             Some(Phase::Removing) => return Err(no_such(text).into()),
@@ -368,6 +367,12 @@ impl Engine {
         drop(busy);
         Ok(())
     }
+}
+
+/// What is said of a container that is still being made.
+fn unmade(what: &str, text: &str) -> Error {
+    Error::failed_precondition(format!("{what} container {text}: it is being made: try again"))
+        .about("container", text)
 }
 
 #[cfg(test)]

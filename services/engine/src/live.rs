@@ -1,10 +1,10 @@
 //! What containers do right now, beside what is stored of them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{self, Arc, Mutex, PoisonError};
 
 use gantry_core::{Context, Namespace};
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 
 use crate::model::{Phase, State};
 
@@ -24,11 +24,22 @@ pub(crate) struct Now {
     pub(crate) state: Option<State>,
     /// Whether a task exists that somebody here watches.
     pub(crate) watched: bool,
+    /// The first process of the last run: tells runs apart.
+    run: u32,
 }
 
 impl Now {
     fn phase(&self) -> Option<Phase> {
         self.state.as_ref().map(|state| state.phase)
+    }
+
+    /// Tells the present or the last run from others.
+    pub(crate) fn run(&self) -> u32 {
+        self.run
+    }
+
+    fn runs(&self) -> bool {
+        self.phase().is_some_and(Phase::is_running)
     }
 }
 
@@ -36,6 +47,20 @@ impl Live {
     /// As it is now.
     pub(crate) fn now(&self) -> Now {
         self.now.borrow().clone()
+    }
+
+    /// Takes the container into one's hands, once nothing is left of a run that has ended:
+    /// a session may learn of an end before the watcher has cleaned up after it.
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, ()> {
+        loop {
+            let busy = self.busy.lock().await;
+            let now = self.now();
+            if now.runs() || !now.watched {
+                return busy;
+            }
+            drop(busy);
+            self.wait_settled().await;
+        }
     }
 
     /// As it is now and from now on.
@@ -51,31 +76,41 @@ impl Live {
     /// Its task is there and watched.
     pub(crate) fn watched(&self, state: State) {
         self.now.send_modify(|now| {
+            now.run = state.pid;
             now.state = Some(state);
             now.watched = true;
         });
     }
 
-    /// Notes that it was killed for want of memory.
-    pub(crate) fn out_of_memory(&self) {
+    /// Notes that it was killed for want of memory. Whether its end was noted before that.
+    pub(crate) fn out_of_memory(&self) -> bool {
+        let mut late = false;
         self.now.send_modify(|now| {
             if let Some(state) = &mut now.state {
+                late = state.phase == Phase::Exited && !state.oom_killed;
                 state.oom_killed = true;
             }
         });
+        late
     }
 
-    /// Notes the end of the first process. Whoever learns of it first says
-    /// so; returns the state as it is from then on.
-    pub(crate) fn ended(&self, ended: impl FnOnce(&mut State)) -> State {
+    /// Notes the end of the first process of this run. Whoever learns of it first says
+    /// so; returns the state as it is from then on. Who learns of it when the container
+    /// runs anew changes nothing.
+    pub(crate) fn ended(&self, run: u32, ended: impl FnOnce(&mut State)) -> State {
         let mut after = State::default();
-        self.now.send_modify(|now| {
+        self.now.send_if_modified(|now| {
+            if now.run != run {
+                ended(&mut after);
+                return false;
+            }
             let state = now.state.get_or_insert_default();
             if state.phase.is_running() || state.phase == Phase::Created {
                 ended(state);
                 state.pid = 0;
             }
             after = state.clone();
+            true
         });
         after
     }
@@ -89,7 +124,15 @@ impl Live {
     pub(crate) async fn wait_ended(&self) {
         let mut now = self.subscribe();
         // The sender is part of self.
-        let _ = now.wait_for(|now| !now.phase().is_some_and(Phase::is_running)).await;
+        let _ = now.wait_for(|now| !now.runs()).await;
+    }
+
+    /// Waits until this run has ended; the state then.
+    pub(crate) async fn wait_run(&self, run: u32) -> State {
+        let mut now = self.subscribe();
+        // As above.
+        let _ = now.wait_for(|now| now.run != run || !now.runs()).await;
+        self.now().state.unwrap_or_default()
     }
 
     /// Waits until its task is gone.
@@ -110,7 +153,7 @@ pub(crate) struct LiveTable {
 }
 
 impl LiveTable {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Live>>> {
+    fn lock(&self) -> sync::MutexGuard<'_, HashMap<Key, Arc<Live>>> {
         // Nothing panics under this lock.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +193,10 @@ impl LiveTable {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -168,8 +215,8 @@ mod tests {
                 state.exit_code = code;
             }
         };
-        assert_eq!(live.ended(end(3)).exit_code, 3);
-        assert_eq!(live.ended(end(137)).exit_code, 3);
+        assert_eq!(live.ended(7, end(3)).exit_code, 3);
+        assert_eq!(live.ended(7, end(137)).exit_code, 3);
         assert_eq!(live.now().state.unwrap().pid, 0);
         waiting.await.unwrap();
         assert!(live.now().watched);
@@ -177,5 +224,28 @@ mod tests {
         live.wait_settled().await;
         table.forget(&ctx, "c1");
         assert!(table.get(&ctx.namespace, "c1").is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_run_is_not_that_of_the_next() {
+        let live =
+            LiveTable::default().entry(&Context::new(Namespace::new("default").unwrap()), "c1");
+        let running = |pid| State { phase: Phase::Running, pid, ..State::default() };
+        let end = |state: &mut State| {
+            state.phase = Phase::Exited;
+            state.exit_code = 3;
+        };
+        live.watched(running(7));
+        live.ended(7, end);
+        let mut held = pin!(live.hold());
+        assert!(held.as_mut().now_or_never().is_none(), "its task is still there");
+        live.settled();
+        drop(held.await);
+        live.watched(running(8));
+        // Somebody who was slow to read.
+        assert_eq!(live.ended(7, end).exit_code, 3);
+        assert_eq!(live.now().state, Some(running(8)));
+        assert_eq!(live.wait_run(7).await, running(8));
+        drop(live.hold().await);
     }
 }

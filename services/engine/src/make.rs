@@ -54,7 +54,10 @@ impl Engine {
         let image = self.image_for(ctx, &options.image, pull, platform, None).await?;
         let made = self.make(ctx, options, &image, None).await?;
         let busy = made.live.busy.lock().await;
-        self.mark_created(ctx, &made).await?;
+        if let Err(err) = self.mark_created(ctx, &made).await {
+            self.dispose_or_bury(ctx, &made.container, &made.meta, &made.live).await;
+            return Err(err);
+        }
         drop(busy);
         Ok(Created { id: made.container.id, warnings: made.warnings, existing: false })
     }
@@ -63,7 +66,9 @@ impl Engine {
     pub(crate) async fn mark_created(&self, ctx: &Context, made: &Made) -> Result<()> {
         let created = |meta: &mut Meta| meta.state.phase = Phase::Created;
         let (id, action) = (&made.container.id, Some(Action::Created));
-        self.store.update(ctx, id, Durability::Sync, action, created).await
+        self.store.update(ctx, id, Durability::Sync, action, created).await?;
+        made.live.set(State { phase: Phase::Created, ..State::default() });
+        Ok(())
     }
 
     /// Makes a container: its record first, then its file system and files.
@@ -86,7 +91,7 @@ impl Engine {
         let (container, meta) =
             self.store.create(ctx, container, meta, Durability::Buffered).await?;
         let live = self.live.entry(ctx, &id);
-        live.set(State { phase: Phase::Created, ..State::default() });
+        live.set(State { phase: Phase::Creating, ..State::default() });
         let written = {
             let settings = meta.settings.clone();
             blocking(move || files.write(&settings))
@@ -98,11 +103,7 @@ impl Engine {
                 Ok(Made { container, meta, mounts, live, warnings })
             }
             Err(err) => {
-                live.set(State::default());
-                if let Err(left) = self.dispose(ctx, &container, &meta, Durability::Buffered).await
-                {
-                    tracing::warn!(id, error = %left, "undo a container that failed");
-                }
+                self.dispose_or_bury(ctx, &container, &meta, &live).await;
                 Err(err)
             }
         }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_core::containers::{CONTAINERS, Container};
 use gantry_core::db::{Durability, blocking};
@@ -16,9 +17,10 @@ use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use crate::Engine;
 use crate::files::socket_directory;
 use crate::model::{Meta, Phase, State};
+use crate::watch::stuck;
 
-/// SIGKILL.
-const KILL: u32 = 9;
+/// How long one container may hold up the start of the daemon.
+const UNDO: Duration = Duration::from_secs(15);
 
 impl Engine {
     /// Brings what is stored and what runs together. Begins to watch what
@@ -61,7 +63,9 @@ impl Engine {
             match tasks.remove(&id) {
                 // Its end was recorded and told; only its task is left.
                 Some(task) if is_recorded(&meta, &task) => {
-                    self.delete_task(ctx, &id).await;
+                    if let Err(err) = self.delete_task(ctx, &id).await {
+                        tracing::warn!(id, error = %err, "delete a task");
+                    }
                     self.recover_ended(ctx, container, meta).await;
                 }
                 Some(task) => self.recover_running(ctx, container, meta, &task).await,
@@ -86,11 +90,13 @@ impl Engine {
             // The daemon ended between making and starting it, or while
             // removing it: nobody was told that it runs.
             tracing::info!(id, "undo a half-done start or removal");
-            let _ = self.parts.tasks.kill(ctx, id, "", KILL, true).await;
-            let _ = self.parts.tasks.wait(ctx, id, "").await;
-            self.delete_task(ctx, id).await;
-            if leaving || meta.state.phase == Phase::Creating {
-                self.dispose_or_bury(ctx, &container, &meta, &live).await;
+            let undone = tokio::time::timeout(UNDO, self.end_task(ctx, id)).await;
+            match undone.unwrap_or_else(|_| Err(stuck("undo the start of", &meta.name))) {
+                Err(err) => self.bury(ctx, &container, &live, &err).await,
+                Ok(()) if leaving || meta.state.phase == Phase::Creating => {
+                    self.dispose_or_bury(ctx, &container, &meta, &live).await;
+                }
+                Ok(()) => {}
             }
             return;
         }

@@ -85,6 +85,7 @@ impl Engine {
         };
         let told = async {
             if transient {
+                live.set(State { phase: Phase::Created, ..State::default() });
                 self.tell(ctx, Action::Created, &made.container, &made.meta, &live);
             } else {
                 self.mark_created(ctx, &made).await?;
@@ -117,7 +118,7 @@ impl Engine {
         drop(busy);
         session.tell(SessionOutput::Started { pid }).await;
         if let Some(attached) = attached {
-            self.follow(ctx, &made, attached, &mut session, request.attach_stdin).await;
+            self.follow(ctx, &made, pid, attached, &mut session, request.attach_stdin).await;
         }
         Ok(())
     }
@@ -153,6 +154,7 @@ impl Engine {
         &self,
         ctx: &Context,
         made: &Made,
+        run: u32,
         attached: Attached,
         session: &mut Session,
         stdin: bool,
@@ -163,11 +165,8 @@ impl Engine {
         let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole };
         let state = match session::carry(target, attached, session).await {
             Ended::CallerGone => return,
-            Ended::Exit(status) => made.live.ended(watch::end(&made.meta, status)),
-            Ended::Lost => {
-                made.live.wait_ended().await;
-                made.live.now().state.unwrap_or_default()
-            }
+            Ended::Exit(status) => made.live.ended(run, watch::end(&made.meta, status)),
+            Ended::Lost => made.live.wait_run(run).await,
         };
         let (status, error) = (state.exit_code, state.error);
         session.tell(SessionOutput::Exited { status, error }).await;
@@ -238,10 +237,15 @@ impl Engine {
     pub(crate) async fn failed(&self, start: &Start<'_>, err: &Error) -> Option<NotRun> {
         let Start { ctx, container, meta, live, .. } = start;
         let id = &container.id;
-        if let Err(left) = self.parts.tasks.delete(ctx, id, "").await
-            && !left.is_not_found()
-        {
-            tracing::warn!(id = %id, error = %left, "delete a task that was not started");
+        // Nobody was told of it: nothing of it remains.
+        let untold = live.now().state.is_none_or(|state| state.phase == Phase::Creating);
+        if untold {
+            self.dispose_or_bury(ctx, container, meta, live).await;
+            return None;
+        }
+        if let Err(left) = self.end_task(ctx, id).await {
+            self.bury(ctx, container, live, &left).await;
+            return None;
         }
         let command = meta.settings.args().next().map_or("", String::as_str);
         let not_run = NotRun::of(err, command);

@@ -78,9 +78,11 @@ impl Engine {
         for (container, meta) in self.store.list(ctx).await? {
             let task = tasks.iter().find(|task| task.container_id == container.id);
             let known = self.live.state(&ctx.namespace, &container.id);
+            let stored = meta.state.phase;
             let state = current(&meta, known, task);
-            // Nobody was told of one that is being made.
-            if state.phase != Phase::Creating && (all || state.phase.is_running()) {
+            // Nobody was told of one that is being made: what is stored says first that it is.
+            let unmade = state.phase == Phase::Creating && stored == Phase::Creating;
+            if !unmade && (all || state.phase.is_running()) {
                 found.push(Summary::of(&container, meta, state));
             }
         }

@@ -21,6 +21,10 @@ use crate::model::{Meta, Phase, State};
 
 /// What a process ends with that was killed: 128 and SIGKILL.
 const KILLED: u32 = 137;
+/// How long a process that was killed may take to end when a task has to go.
+const END: Duration = Duration::from_secs(10);
+/// SIGKILL.
+const KILL: u32 = 9;
 /// Between attempts to learn of an end from a shim that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -53,8 +57,9 @@ impl Engine {
         // What follows needs no specification: it is by far the largest part.
         let container = Container { spec: None, ..container.clone() };
         let (meta, live) = (meta.clone(), Arc::clone(live));
+        let run = live.now().run();
         tokio::spawn(async move {
-            engine.watch_to_the_end(&ctx, container, meta, live).await;
+            engine.watch_to_the_end(&ctx, container, meta, live, run).await;
         });
     }
 
@@ -64,10 +69,11 @@ impl Engine {
         container: Container,
         meta: Meta,
         live: Arc<Live>,
+        run: u32,
     ) {
         let id = container.id.as_str();
         let exit = self.exit_of(ctx, id).await;
-        live.ended(end_at(&meta, exit));
+        live.ended(run, end_at(&meta, exit));
         if meta.settings.auto_remove {
             // Nothing is recorded: its record goes.
             self.tell(ctx, Action::Died, &container, &meta, &live);
@@ -78,7 +84,9 @@ impl Engine {
         } else {
             // The shim keeps the exit until it is recorded here.
             self.record(ctx, id, &live, Durability::Sync, Some(Action::Died)).await;
-            self.delete_task(ctx, id).await;
+            if let Err(err) = self.delete_task(ctx, id).await {
+                tracing::warn!(id, error = %err, "delete a task");
+            }
         }
         drop(busy);
         live.settled();
@@ -119,18 +127,30 @@ impl Engine {
         }
     }
 
+    /// Takes a task away, if there is one, whatever its process does.
+    ///
+    /// # Errors
+    /// It can't be told whether the process has ended.
+    pub(crate) async fn end_task(&self, ctx: &Context, id: &str) -> Result<()> {
+        let Err(err) = self.delete_task(ctx, id).await else { return Ok(()) };
+        tracing::warn!(id, error = %err, "delete a task; it is killed now");
+        // What follows tells whether that helped.
+        let _ = self.parts.tasks.kill(ctx, id, "", KILL, true).await;
+        let _ = tokio::time::timeout(END, self.parts.tasks.wait(ctx, id, "")).await;
+        self.delete_task(ctx, id).await
+    }
+
     /// Takes a task away whose process has ended.
-    pub(crate) async fn delete_task(&self, ctx: &Context, id: &str) {
+    pub(crate) async fn delete_task(&self, ctx: &Context, id: &str) -> Result<()> {
         match self.parts.tasks.delete(ctx, id, "").await {
-            Err(err) if !err.is_not_found() => {
-                tracing::warn!(id, error = %err, "delete a task");
-            }
+            Err(err) if !err.is_not_found() => return Err(err),
             _ => {}
         }
         let socket = attach_socket(&self.parts.config.state, id);
         // Usually the shim has removed it.
         let remove = || std::fs::remove_file(socket);
         let _ = blocking(move || Ok(faults::around("remove the socket of a task", remove))).await;
+        Ok(())
     }
 
     /// Takes everything of a container away, its record last. Whatever is
@@ -143,7 +163,7 @@ impl Engine {
         durability: Durability,
     ) -> Result<()> {
         let id = container.id.as_str();
-        self.delete_task(ctx, id).await;
+        self.end_task(ctx, id).await?;
         if !container.snapshot_key.is_empty() {
             let snapshotter = self.parts.snapshotters.get(&container.snapshotter)?;
             match snapshotter.remove_with(ctx, &container.snapshot_key, Durability::Buffered).await
@@ -168,9 +188,19 @@ impl Engine {
         meta: &Meta,
         live: &Live,
     ) {
-        let Err(err) = self.dispose(ctx, container, meta, Durability::Buffered).await else {
-            return;
-        };
+        if let Err(err) = self.dispose(ctx, container, meta, Durability::Buffered).await {
+            self.bury(ctx, container, live, &err).await;
+        }
+    }
+
+    /// Shows a container as dead: somebody has to remove it.
+    pub(crate) async fn bury(
+        &self,
+        ctx: &Context,
+        container: &Container,
+        live: &Live,
+        err: &Error,
+    ) {
         tracing::warn!(id = %container.id, error = %err, "remove a container");
         let state = live.now().state.unwrap_or_default();
         live.set(State { phase: Phase::Dead, error: err.to_string(), ..state });
@@ -198,11 +228,18 @@ impl Engine {
         Ok(())
     }
 
-    fn out_of_memory(&self, namespace: &str, event: gantry_core::Any) {
+    fn out_of_memory(self: &Arc<Self>, namespace: &str, event: gantry_core::Any) {
         let Ok(event) = any::unpack::<TaskOom>(&convert::any(event)) else { return };
         let Ok(namespace) = Namespace::new(namespace) else { return };
-        if let Some(live) = self.live.get(&namespace, &event.container_id) {
-            live.out_of_memory();
+        let id = event.container_id;
+        let Some(live) = self.live.get(&namespace, &id) else { return };
+        if live.out_of_memory() {
+            // Its end was told without that.
+            let (engine, ctx) = (Arc::clone(self), Context::new(namespace));
+            tokio::spawn(async move {
+                let action = Some(Action::Updated);
+                engine.record(&ctx, &id, &live, Durability::Buffered, action).await;
+            });
         }
     }
 }
