@@ -142,7 +142,7 @@ impl api::content_server::Content for ContentServer {
 
     async fn abort(&self, request: Request<api::AbortRequest>) -> Result<Response<()>, Status> {
         let ctx = context::of(&request)?;
-        self.store.abort(&ctx, &request.get_ref().r#ref).await.map_err(status::to_wire)?;
+        self.store.cancel(&ctx, &request.get_ref().r#ref).await.map_err(status::to_wire)?;
         Ok(Response::new(()))
     }
 }

@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_core::content::IngestStatus;
@@ -13,7 +14,7 @@ use gantry_core::{Algorithm, Digest, Error, Hasher, Namespace, Result, Timestamp
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{Layout, ingest_id, remove_file, remove_tree};
-use crate::locks::IngestGuard;
+use crate::locks::{Held, IngestGuard};
 
 /// Bytes that are gathered before they are written.
 pub(crate) const BUFFER: usize = 1 << 20;
@@ -29,6 +30,9 @@ pub(crate) struct Status {
     pub(crate) total: u64,
     pub(crate) expected: Option<Digest>,
     pub(crate) started_at: Timestamp,
+    /// As [`IngestStatus::leased`].
+    #[serde(default)]
+    pub(crate) leased: bool,
 }
 
 /// Reads the status in the directory of an ingest.
@@ -54,6 +58,7 @@ pub(crate) fn describe(dir: &Path, status: Status, offset: Option<u64>) -> Resul
         expected: status.expected,
         started_at: status.started_at,
         updated_at: modified,
+        leased: status.leased,
     })
 }
 
@@ -311,6 +316,13 @@ impl Ingest {
 }
 
 /// Bytes that were accepted are kept for the next writer.
+impl Ingest {
+    /// What others may know of it.
+    pub(crate) fn held(&self) -> Arc<Held> {
+        self.guard.held()
+    }
+}
+
 impl Drop for Ingest {
     fn drop(&mut self) {
         if let Err(err) = self.flush() {

@@ -47,7 +47,30 @@ impl Drop for DigestGuard {
 /// One writer per ingest, with its offset for those who ask. The map is held
 /// for as long as a look-up takes.
 #[derive(Clone, Default)]
-pub(crate) struct Ingests(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
+pub(crate) struct Ingests(Arc<Mutex<HashMap<String, Arc<Held>>>>);
+
+/// What others may know of an ingest that somebody has.
+#[derive(Default)]
+pub(crate) struct Held {
+    offset: AtomicU64,
+    /// Whether it was thrown away under its writer. Held while the writer does something
+    /// with its files.
+    cancelled: Mutex<bool>,
+}
+
+impl Held {
+    /// The writer does something with its files; tells whether it may.
+    pub(crate) fn step(&self) -> MutexGuard<'_, bool> {
+        unpoisoned(self.cancelled.lock())
+    }
+
+    /// Throws it away. Nobody touches its files while the result lives.
+    pub(crate) fn cancel(&self) -> MutexGuard<'_, bool> {
+        let mut cancelled = unpoisoned(self.cancelled.lock());
+        *cancelled = true;
+        cancelled
+    }
+}
 
 impl Ingests {
     /// Takes an ingest, if nobody has it.
@@ -56,14 +79,19 @@ impl Ingests {
         if held.contains_key(id) {
             return None;
         }
-        let offset = Arc::new(AtomicU64::new(0));
-        held.insert(id.to_owned(), Arc::clone(&offset));
-        Some(IngestGuard { ingests: self.clone(), id: id.to_owned(), offset })
+        let own = Arc::new(Held::default());
+        held.insert(id.to_owned(), Arc::clone(&own));
+        Some(IngestGuard { ingests: self.clone(), id: id.to_owned(), held: own })
+    }
+
+    /// An ingest that somebody has.
+    pub(crate) fn held(&self, id: &str) -> Option<Arc<Held>> {
+        unpoisoned(self.0.lock()).get(id).cloned()
     }
 
     /// How far the writer of an ingest is, if it has one.
     pub(crate) fn offset(&self, id: &str) -> Option<u64> {
-        unpoisoned(self.0.lock()).get(id).map(|offset| offset.load(Ordering::Relaxed))
+        self.held(id).map(|held| held.offset.load(Ordering::Relaxed))
     }
 }
 
@@ -71,13 +99,18 @@ impl Ingests {
 pub(crate) struct IngestGuard {
     ingests: Ingests,
     id: String,
-    offset: Arc<AtomicU64>,
+    held: Arc<Held>,
 }
 
 impl IngestGuard {
+    /// What others may know of it.
+    pub(crate) fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held)
+    }
+
     /// Tells how far the ingest is.
     pub(crate) fn set_offset(&self, offset: u64) {
-        self.offset.store(offset, Ordering::Relaxed);
+        self.held.offset.store(offset, Ordering::Relaxed);
     }
 }
 

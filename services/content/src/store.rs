@@ -158,6 +158,7 @@ impl Shared {
             total,
             expected,
             started_at: Timestamp::now(),
+            leased: ctx.lease.is_some(),
         };
         let size = match &status.expected {
             Some(digest) => self.size_of(digest)?,
@@ -171,6 +172,13 @@ impl Shared {
         }
         let ingest = Ingest::open(&self.layout, status, size, guard)?;
         Ok(LocalWriter::new(Arc::clone(self), ctx.clone(), ingest))
+    }
+
+    /// Removes an ingest that nobody writes to meanwhile.
+    fn remove_ingest(&self, id: &str, reference: &str) -> Result<()> {
+        let dir = self.layout.ingest(id);
+        ingest::read_status(&dir).map_err(|err| no_ingest(reference, err))?;
+        remove_tree(&dir)
     }
 
     fn delete(&self, ctx: &Context, digest: &Digest) -> Result<()> {
@@ -250,7 +258,7 @@ impl Shared {
 }
 
 fn not_found(digest: &Digest) -> Error {
-    Error::not_found(format!("content {digest}: not found"))
+    Error::not_found(format!("content digest {digest}: not found"))
 }
 
 fn locked(reference: &str) -> Error {
@@ -383,9 +391,22 @@ impl ContentStore for LocalStore {
         self.blocking(ctx, move |shared, ctx| {
             let id = ingest_id(&ctx.namespace, &reference);
             let _guard = shared.ingests.try_lock(&id).ok_or_else(|| locked(&reference))?;
-            let dir = shared.layout.ingest(&id);
-            ingest::read_status(&dir).map_err(|err| no_ingest(&reference, err))?;
-            remove_tree(&dir)
+            shared.remove_ingest(&id, &reference)
+        })
+        .await
+    }
+
+    async fn cancel(&self, ctx: &Context, reference: &str) -> Result<()> {
+        let reference = reference.to_owned();
+        self.blocking(ctx, move |shared, ctx| {
+            let id = ingest_id(&ctx.namespace, &reference);
+            let Some(held) = shared.ingests.held(&id) else {
+                let _guard = shared.ingests.try_lock(&id).ok_or_else(|| locked(&reference))?;
+                return shared.remove_ingest(&id, &reference);
+            };
+            // Its writer does nothing until this is done.
+            let _cancelled = held.cancel();
+            shared.remove_ingest(&id, &reference)
         })
         .await
     }
@@ -394,7 +415,7 @@ impl ContentStore for LocalStore {
 /// The words for an ingest that is not there.
 fn no_ingest(reference: &str, err: Error) -> Error {
     match err.kind() {
-        Kind::NotFound => Error::not_found(format!("ref {reference}: not found")),
+        Kind::NotFound => Error::not_found(format!("reference {reference}: not found")),
         _ => err,
     }
 }

@@ -166,6 +166,23 @@ async fn labels_change_as_the_mask_says() {
 }
 
 #[tokio::test]
+async fn an_ingest_is_thrown_away_under_its_writer() {
+    let host = Host::new();
+    let ctx = context("a");
+    let mut writer = host.store.writer(&ctx, "r", 0, None).await.unwrap();
+    writer.write(Bytes::from_static(b"abc")).await.unwrap();
+    host.store.cancel(&ctx, "r").await.unwrap();
+    assert!(host.store.statuses(&ctx, &Filters::all()).await.unwrap().is_empty());
+    let err = writer.commit(None, None, Labels::new()).await.unwrap_err();
+    assert_eq!(err.kind(), Kind::Cancelled, "{err}");
+    drop(writer);
+    assert_eq!(host.store.cancel(&ctx, "r").await.unwrap_err().kind(), Kind::NotFound);
+    let again = host.store.writer(&ctx, "r", 0, None).await.unwrap();
+    assert_eq!(again.status().offset, 0);
+    assert!(!again.status().leased);
+}
+
+#[tokio::test]
 async fn one_writer_per_reference_and_namespace() {
     let host = Host::new();
     let ctx = context("a");

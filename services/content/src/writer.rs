@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gantry_core::content::{BLOBS, Info, IngestStatus, Writer};
 use gantry_core::db::{self, Durability, Transaction};
-use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp, faults, labels, leases};
+use gantry_core::{
+    Context, Digest, Error, Kind, Labels, Result, Timestamp, faults, labels, leases,
+};
 
 use crate::ingest::Ingest;
 use crate::store::Shared;
@@ -52,6 +54,13 @@ impl LocalWriter {
         let mut ingest = self.ingest.take().ok_or_else(|| self.ended())?;
         self.last.0 = status_of(&ingest);
         let (ingest, result) = db::blocking(move || {
+            let held = ingest.held();
+            let cancelled = held.step();
+            if *cancelled {
+                let reference = &ingest.status.reference;
+                let words = format!("ref {reference}: the ingest was aborted: cancelled");
+                return Err(Error::new(Kind::Cancelled, words));
+            }
             let result = body(&mut ingest);
             Ok((ingest, result))
         })
@@ -69,6 +78,7 @@ fn status_of(ingest: &Ingest) -> IngestStatus {
         expected: ingest.status.expected.clone(),
         started_at: ingest.status.started_at,
         updated_at: ingest.updated_at,
+        leased: ingest.status.leased,
     }
 }
 

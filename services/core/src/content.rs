@@ -59,6 +59,8 @@ pub struct IngestStatus {
     pub started_at: Timestamp,
     /// When it last grew.
     pub updated_at: Timestamp,
+    /// Whether it is written within a lease: then nothing else keeps it.
+    pub leased: bool,
 }
 
 impl Filterable for IngestStatus {
@@ -167,6 +169,13 @@ pub trait ContentStore: Send + Sync {
     /// # Errors
     /// `NotFound`; `Unavailable` while a writer holds it.
     async fn abort(&self, ctx: &Context, reference: &str) -> Result<()>;
+
+    /// Throws an ingest away, also one that is being written: its writer gets `Cancelled`
+    /// from then on, and holds the reference until it is dropped.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn cancel(&self, ctx: &Context, reference: &str) -> Result<()>;
 }
 
 /// An open ingest.

@@ -190,5 +190,5 @@ async fn reads_lists_and_updates() {
     assert_eq!(found.message().await.unwrap().unwrap().info.len(), 1);
     client.delete(api::DeleteContentRequest { digest: digest.clone() }).await.unwrap();
     let err = client.info(api::InfoRequest { digest: digest.clone() }).await.unwrap_err();
-    assert_eq!(err.message(), format!("content {digest}: not found"));
+    assert_eq!(err.message(), format!("content digest {digest}: not found"));
 }
