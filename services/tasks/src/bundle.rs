@@ -217,6 +217,18 @@ impl Bundle {
         Some(Program::at(config, PathBuf::from(path)))
     }
 
+    /// Whether there may be processes and more that only the shim's program can take away.
+    /// Once it was started, our own fails for that reason only. Others may fail because
+    /// nothing is left: of theirs the first process has to be there still.
+    pub(crate) fn is_in_use(&self, program: &Program) -> bool {
+        let init = fs::read_to_string(self.path.join("init.pid")).ok();
+        if program.own {
+            return init.is_some() || self.endpoint().is_some();
+        }
+        let pid = init.and_then(|pid| pid.trim().parse::<u32>().ok());
+        pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
+    }
+
     /// The exit that our own shim recorded for the first process.
     pub(crate) fn recorded_exit(&self) -> Option<(u32, Exit)> {
         /// As the shim writes it.
@@ -356,6 +368,23 @@ mod tests {
         fs::write(&file, b"x").unwrap();
         assert_eq!(bundle.remove().unwrap_err().kind(), Kind::FailedPrecondition);
         assert!(file.exists());
+    }
+
+    #[test]
+    fn what_only_the_shims_program_can_take_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, bundle) = bundle(dir.path());
+        let [own, other] = [true, false].map(|own| Program { path: "/shim".into(), own });
+        bundle.create(b"{}", "", &own).unwrap();
+        assert!(!bundle.is_in_use(&own) && !bundle.is_in_use(&other), "nothing was started");
+        bundle.write_endpoint(&Endpoint::ttrpc(3, "unix:///run/x")).unwrap();
+        assert!(bundle.is_in_use(&own) && !bundle.is_in_use(&other));
+        let init = bundle.path.join("init.pid");
+        fs::write(&init, std::process::id().to_string()).unwrap();
+        assert!(bundle.is_in_use(&other), "its first process is there");
+        // Larger than any process' number.
+        fs::write(&init, u32::MAX.to_string()).unwrap();
+        assert!(bundle.is_in_use(&own) && !bundle.is_in_use(&other));
     }
 
     #[test]

@@ -54,9 +54,10 @@ pub(crate) async fn create(
 
     let reservation = inner.reserve(ctx, &request.container_id)?;
     let bundle = Bundle::of(&inner.config, &ctx.namespace, &request.container_id);
-    fill(&bundle, spec, runtime, &program).await?;
+    fill(inner, &bundle, spec, runtime, &program).await?;
     let host = place.host;
     let guest = host.is_some();
+    let mut hanging = None;
     let prepared = async {
         request.rootfs =
             rootfs::activate(inner, &bundle, std::mem::take(&mut request.rootfs)).await?;
@@ -67,7 +68,9 @@ pub(crate) async fn create(
         match shim.create(&bundle.path.display().to_string(), &request).await {
             Ok(pid) => Ok((shim, pid)),
             Err(err) => {
-                dismiss(&shim, &request.container_id, guest).await;
+                if !dismiss(&shim, &request.container_id, guest).await {
+                    hanging = Some(shim);
+                }
                 Err(err)
             }
         }
@@ -76,9 +79,7 @@ pub(crate) async fn create(
         Ok(prepared) => prepared,
         Err(err) => {
             inner.refill();
-            if let Err(left) = death::tear_down(inner, &bundle, &program).await {
-                tracing::warn!(id = %bundle.id, error = %left, "clean up after a failed create");
-            }
+            death::undo(inner, &bundle, &program, hanging.as_ref()).await;
             return Err(err);
         }
     };
@@ -185,23 +186,32 @@ fn spec_of(container: &Container) -> Result<&[u8]> {
 }
 
 /// Writes the bundle. One that lies there without a task is what a failed
-/// clean-up left: it goes first.
+/// clean-up left: that is tried again first.
+///
+/// # Errors
+/// The clean-up fails once more. The system's.
 pub(crate) async fn fill(
+    inner: &Inner,
     bundle: &Bundle,
     spec: &[u8],
     runtime: &str,
     program: &Program,
 ) -> Result<()> {
-    let (bundle, spec) = (bundle.clone(), spec.to_vec());
-    let (runtime, program) = (runtime.to_owned(), program.clone());
-    blocking(move || match bundle.create(&spec, &runtime, &program) {
-        Err(err) if err.is_already_exists() => {
-            bundle.remove()?;
-            bundle.create(&spec, &runtime, &program)
-        }
-        other => other,
-    })
-    .await
+    let write = || {
+        let (bundle, spec) = (bundle.clone(), spec.to_vec());
+        let (runtime, program) = (runtime.to_owned(), program.clone());
+        blocking(move || bundle.create(&spec, &runtime, &program))
+    };
+    match write().await {
+        Err(err) if err.is_already_exists() => {}
+        other => return other,
+    }
+    let (left, config) = (bundle.clone(), Arc::clone(&inner.config));
+    let earlier = blocking(move || Ok(left.program(&config))).await?;
+    death::tear_down(inner, bundle, earlier.as_ref().unwrap_or(program))
+        .await
+        .map_err(|err| err.context(format!("clean up what an earlier {} left", bundle.id)))?;
+    write().await
 }
 
 /// Gets a shim for a bundle: a ready-made one where that will do.
@@ -271,15 +281,15 @@ pub(crate) fn watch(inner: &Arc<Inner>, task: Arc<Task>) {
 }
 
 /// Tells a shim whose container failed to go away, unless the container was but a
-/// guest in it.
-async fn dismiss(shim: &Shim, id: &str, guest: bool) {
+/// guest in it. False when it does not go.
+async fn dismiss(shim: &Shim, id: &str, guest: bool) -> bool {
     // It may know nothing of the container, or be gone.
     let _ = shim.delete(id, "").await;
     if guest {
-        return;
+        return true;
     }
     let _ = shim.shutdown(id).await;
-    let _ = tokio::time::timeout(GOING, shim.connection().closed()).await;
+    tokio::time::timeout(GOING, shim.connection().closed()).await.is_ok()
 }
 
 /// Deletes a stopped task with its shim and its bundle.

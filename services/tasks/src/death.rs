@@ -38,13 +38,15 @@ pub(crate) async fn watch(inner: Arc<Inner>, task: Arc<Task>) {
         if task.is_gone() {
             return;
         }
-        match Shim::connect(shim.endpoint.clone(), &task.bundle.namespace).await {
-            Ok(shim) => task.reconnected(shim),
-            Err(err) => {
-                tracing::warn!(id = %task.bundle.id, error = %err, "the shim is gone");
+        match Shim::find(&shim.endpoint, &task.bundle.namespace).await {
+            Ok(Some(shim)) => task.reconnected(shim),
+            Ok(None) => {
+                tracing::warn!(id = %task.bundle.id, "the shim is gone");
                 bury(&inner, &task).await;
                 return;
             }
+            // It may well live: the next round tries again.
+            Err(err) => tracing::warn!(id = %task.bundle.id, error = %err, "reach the shim again"),
         }
     }
 }
@@ -52,19 +54,32 @@ pub(crate) async fn watch(inner: Arc<Inner>, task: Arc<Task>) {
 /// Cleans up after a dead shim, and tells everybody.
 async fn bury(inner: &Arc<Inner>, task: &Arc<Task>) {
     let seen = task.exit();
-    let cleaned = tear_down(inner, &task.bundle, &task.program).await;
-    let (pid, found) = match cleaned {
-        Ok(cleaned) => cleaned,
-        Err(err) => {
-            tracing::warn!(id = %task.bundle.id, error = %err, "clean up after a dead shim");
-            (0, killed())
-        }
-    };
+    let (pid, found) = clean(inner, &task.bundle, &task.program).await;
     let exit = seen.unwrap_or(found);
     let pid = if pid == 0 { task.init().pid } else { pid };
     inner.forget(task);
     task.died(exit);
-    announce(inner, &task.bundle, pid, exit, seen.is_none());
+    announce(inner, &task.bundle, pid, exit);
+}
+
+/// Cleans up after a dead shim. Returns the first process' ID and exit, as far as they are
+/// known. What could not be cleaned up stays for the next create of this ID, or the
+/// daemon's next start.
+pub(crate) async fn clean(inner: &Inner, bundle: &Bundle, program: &Program) -> (u32, Exit) {
+    // Removing the bundle may fail when the record in it is gone already.
+    let recorded = recorded(bundle).await;
+    match tear_down(inner, bundle, program).await {
+        Ok(cleaned) => cleaned,
+        Err(err) => {
+            tracing::warn!(id = %bundle.id, error = %err, "clean up after a dead shim");
+            recorded.unwrap_or_else(|| (0, killed()))
+        }
+    }
+}
+
+async fn recorded(bundle: &Bundle) -> Option<(u32, Exit)> {
+    let bundle = bundle.clone();
+    blocking(move || Ok(bundle.recorded_exit())).await.ok().flatten()
 }
 
 /// An exit of which nothing is known but that it happened.
@@ -72,20 +87,19 @@ pub(crate) fn killed() -> Exit {
     Exit { status: KILLED, at: Timestamp::now() }
 }
 
-/// Publishes what a living shim would have published.
-pub(crate) fn announce(inner: &Inner, bundle: &Bundle, pid: u32, exit: Exit, exited: bool) {
+/// Publishes what a living shim would have published. Even of an end that was seen it may
+/// have died before it said so to everybody: better twice than never.
+pub(crate) fn announce(inner: &Inner, bundle: &Bundle, pid: u32, exit: Exit) {
     let ctx = Context::new(bundle.namespace.clone());
     let exited_at = Some(convert::timestamp(exit.at));
-    if exited {
-        let event = TaskExit {
-            container_id: bundle.id.clone(),
-            id: bundle.id.clone(),
-            pid,
-            exit_status: exit.status,
-            exited_at,
-        };
-        publish(inner, &ctx, "/tasks/exit", &event);
-    }
+    let event = TaskExit {
+        container_id: bundle.id.clone(),
+        id: bundle.id.clone(),
+        pid,
+        exit_status: exit.status,
+        exited_at,
+    };
+    publish(inner, &ctx, "/tasks/exit", &event);
     let event = TaskDelete {
         container_id: bundle.id.clone(),
         pid,
@@ -109,21 +123,23 @@ pub(crate) fn publish<M: Name>(inner: &Inner, ctx: &Context, topic: &str, event:
 /// bundle. Returns the first process' ID and exit, as far as they are known.
 ///
 /// # Errors
-/// The bundle can't be removed.
+/// The program fails, and there may be something left that only it can take away: the
+/// bundle stays, which a further try needs. The bundle can't be removed.
 pub(crate) async fn tear_down(
     inner: &Inner,
     bundle: &Bundle,
     program: &Program,
 ) -> Result<(u32, Exit)> {
-    let recorded = {
-        let bundle = bundle.clone();
-        blocking(move || Ok(bundle.recorded_exit())).await?
-    };
+    let recorded = recorded(bundle).await;
     let mut command = launch::command(&inner.config, bundle, program);
     command.arg("-bundle").arg(&bundle.path).arg("delete");
     let told = match launch::run(command, &[], DELETE).await {
         Ok(output) => DeleteResponse::decode(output.as_slice()).ok(),
         Err(err) => {
+            let (left, program) = (bundle.clone(), program.clone());
+            if blocking(move || Ok(left.is_in_use(&program))).await? {
+                return Err(err.context("the shim's clean-up"));
+            }
             tracing::warn!(id = %bundle.id, error = %err, "the shim's clean-up");
             None
         }
@@ -141,7 +157,7 @@ pub(crate) async fn tear_down(
 /// nobody else's.
 ///
 /// # Errors
-/// The bundle can't be removed.
+/// Those of [`tear_down`].
 pub(crate) async fn force(
     inner: &Inner,
     bundle: &Bundle,
@@ -149,14 +165,31 @@ pub(crate) async fn force(
     shim: &Shim,
 ) -> Result<()> {
     let guest = bundle.is_guest();
-    tear_down(inner, bundle, program).await?;
+    let cleaned = tear_down(inner, bundle, program).await;
     if program.own && !guest && !inner.shares_shim(bundle, shim) && !shim.connection().is_closed() {
         tracing::warn!(id = %bundle.id, "kill a shim that does not go");
         if let Err(err) = kill_shim(shim, program).await {
             tracing::warn!(id = %bundle.id, error = %err, "kill a shim");
         }
     }
-    Ok(())
+    cleaned.map(drop)
+}
+
+/// Cleans up after a create that failed, by force behind a shim that does not go. What
+/// stays is found by the next create, or at the daemon's next start.
+pub(crate) async fn undo(
+    inner: &Inner,
+    bundle: &Bundle,
+    program: &Program,
+    hanging: Option<&Shim>,
+) {
+    let cleaned = match hanging {
+        Some(shim) => force(inner, bundle, program, shim).await,
+        None => tear_down(inner, bundle, program).await.map(drop),
+    };
+    if let Err(err) = cleaned {
+        tracing::warn!(id = %bundle.id, error = %err, "clean up after a failed create");
+    }
 }
 
 /// Kills the process that listens where this connection leads.

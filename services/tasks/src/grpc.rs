@@ -184,7 +184,9 @@ impl Service for TasksService {
         let ctx = context::of(&request)?;
         let r = request.into_inner();
         if !r.stdin {
-            return Ok(Response::new(()));
+            // Nothing is closed, but of a process that is there.
+            let found = self.tasks.get(&ctx, &r.container_id, &r.exec_id).await;
+            return found.map(|_| Response::new(())).map_err(to_wire);
         }
         let closed = self.tasks.close_stdin(&ctx, &r.container_id, &r.exec_id).await;
         closed.map(Response::new).map_err(to_wire)
@@ -228,9 +230,11 @@ impl Service for TasksService {
     async fn update(&self, request: Request<api::UpdateTaskRequest>) -> Answer<()> {
         let ctx = context::of(&request)?;
         let r = request.into_inner();
-        let resources = r.resources.map(convert::from_any).ok_or_else(|| {
-            Status::invalid_argument("update a task: resources are missing: invalid argument")
-        })?;
+        let Some(resources) = r.resources.map(convert::from_any) else {
+            self.tasks.get(&ctx, &r.container_id, "").await.map_err(to_wire)?;
+            let words = "update a task: resources are missing: invalid argument";
+            return Err(Status::invalid_argument(words));
+        };
         let updated = self.tasks.update(&ctx, &r.container_id, resources).await;
         updated.map(Response::new).map_err(to_wire)
     }

@@ -241,19 +241,22 @@ impl Tasks for TaskManager {
 
     async fn start(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<u32> {
         let task = self.inner.find(ctx, id).await?;
-        let pid = task.shim().start(id, exec_id).await?;
-        if exec_id.is_empty() {
-            task.set_status(Status::Running);
-        }
-        Ok(pid)
+        let exec_id = exec_id.to_owned();
+        Self::to_the_end(async move {
+            let pid = task.shim().start(&task.bundle.id, &exec_id).await?;
+            if exec_id.is_empty() {
+                task.set_status(Status::Running);
+            }
+            Ok(pid)
+        })
+        .await
     }
 
     async fn delete(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<(u32, Exit)> {
         let task = self.inner.find(ctx, id).await?;
         if !exec_id.is_empty() {
-            let deleted = task.shim().delete(id, exec_id).await?;
-            task.forget(exec_id);
-            return Ok(deleted);
+            let exec_id = exec_id.to_owned();
+            return Self::to_the_end(async move { task.delete_exec(&exec_id).await }).await;
         }
         let inner = Arc::clone(&self.inner);
         Self::to_the_end(async move { create::delete(&inner, &task).await }).await
@@ -290,7 +293,13 @@ impl Tasks for TaskManager {
     async fn exec(&self, ctx: &Context, process: ExecProcess) -> Result<()> {
         validate_identifier(&process.exec_id)?;
         let task = self.inner.find(ctx, &process.container_id).await?;
-        task.shim().exec(&process).await
+        Self::to_the_end(async move {
+            task.shim().exec(&process).await?;
+            // Of one that had the same ID before.
+            task.forget(&process.exec_id);
+            Ok(())
+        })
+        .await
     }
 
     async fn resize(
@@ -312,16 +321,22 @@ impl Tasks for TaskManager {
 
     async fn pause(&self, ctx: &Context, id: &str) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
-        task.shim().pause(id).await?;
-        task.set_status(Status::Paused);
-        Ok(())
+        Self::to_the_end(async move {
+            task.shim().pause(&task.bundle.id).await?;
+            task.set_status(Status::Paused);
+            Ok(())
+        })
+        .await
     }
 
     async fn resume(&self, ctx: &Context, id: &str) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
-        task.shim().resume(id).await?;
-        task.set_status(Status::Running);
-        Ok(())
+        Self::to_the_end(async move {
+            task.shim().resume(&task.bundle.id).await?;
+            task.set_status(Status::Running);
+            Ok(())
+        })
+        .await
     }
 
     async fn pids(&self, ctx: &Context, id: &str) -> Result<Vec<(u32, Option<Any>)>> {

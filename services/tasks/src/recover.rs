@@ -76,7 +76,10 @@ pub(crate) fn bundles(
             if validate_identifier(&id).is_ok() {
                 found.push(of(config, &namespace, &id));
             } else if id.starts_with('.') {
-                bundle::remove_all(&path)?;
+                // It is no bundle any more, and holds nobody up.
+                if let Err(err) = bundle::remove_all(&path) {
+                    tracing::warn!(error = %err, "remove the rest of a bundle");
+                }
             }
         }
     }
@@ -129,13 +132,25 @@ async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<Option<Unwanted>> {
         Err(err) if err.is_not_found() => false,
         Err(err) => return Err(err),
     };
-    let shim = match bundle.endpoint() {
-        Some(endpoint) => Shim::connect(endpoint, &bundle.namespace).await.ok(),
-        None => None,
-    };
-    let Some(shim) = shim else {
-        lost(inner, bundle, program).await?;
+    let Some(endpoint) = bundle.endpoint() else {
+        lost(inner, bundle, program).await;
         return Ok(None);
+    };
+    let shim = match Shim::find(&endpoint, &bundle.namespace).await {
+        Ok(Some(shim)) => shim,
+        Ok(None) => {
+            lost(inner, bundle, program).await;
+            return Ok(None);
+        }
+        // Whoever watches the task tries again.
+        Err(err) if wanted => {
+            tracing::warn!(id = %bundle.id, error = %err, "the shim can't be reached yet");
+            let shim = Shim::unreached(endpoint, &bundle.namespace);
+            let unknown = unknown(&bundle);
+            resume(inner, bundle, program, shim, unknown);
+            return Ok(None);
+        }
+        Err(err) => return Err(err),
     };
     if !wanted {
         return Ok(Some(Unwanted { bundle, program, shim }));
@@ -143,16 +158,21 @@ async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<Option<Unwanted>> {
     match shim.state(&bundle.id, "").await {
         Ok(state) => resume(inner, bundle, program, shim, state),
         // It was about to die.
-        Err(err) if shim.is_lost(&err).await => lost(inner, bundle, program).await?,
+        Err(err) if shim.is_lost(&err).await => lost(inner, bundle, program).await,
         Err(err) if err.is_not_found() => return Ok(Some(Unwanted { bundle, program, shim })),
         // A shim that hangs now may answer later: what it has is a container's.
         Err(err) => {
             tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
-            let unknown = Process { container_id: bundle.id.clone(), ..Process::default() };
+            let unknown = unknown(&bundle);
             resume(inner, bundle, program, shim, unknown);
         }
     }
     Ok(None)
+}
+
+/// A first process of which nothing is known yet.
+fn unknown(bundle: &Bundle) -> Process {
+    Process { container_id: bundle.id.clone(), ..Process::default() }
 }
 
 fn resume(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim, init: Process) {
@@ -168,13 +188,11 @@ fn resume(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim, init
 }
 
 /// The shim died while no daemon watched.
-async fn lost(inner: &Arc<Inner>, bundle: Bundle, program: Program) -> Result<()> {
+async fn lost(inner: &Arc<Inner>, bundle: Bundle, program: Program) {
     tracing::info!(id = %bundle.id, "found the bundle of a dead shim");
-    let known = bundle.recorded_exit().is_some();
-    let (pid, exit) = death::tear_down(inner, &bundle, &program).await?;
+    let (pid, exit) = death::clean(inner, &bundle, &program).await;
     inner.remember(&bundle, exit);
-    death::announce(inner, &bundle, pid, exit, !known);
-    Ok(())
+    death::announce(inner, &bundle, pid, exit);
 }
 
 /// Ends a shim that nobody asked for. Its ID is taken until that is done.
@@ -219,4 +237,21 @@ async fn ask_to_end(shim: &Shim, bundle: &Bundle) -> Result<()> {
         let _ = tokio::time::timeout(END, shim.connection().closed()).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_removed_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = TaskConfig { state: dir.path().to_owned(), ..TaskConfig::default() };
+        let namespace = config.bundles().join("default");
+        fs::create_dir_all(namespace.join("c1")).unwrap();
+        // A file is no tree, whoever made it.
+        fs::write(namespace.join(".c0"), "").unwrap();
+        let found = bundles(&config, &config.bundles(), Bundle::of).unwrap();
+        assert_eq!(found.iter().map(|bundle| bundle.id.as_str()).collect::<Vec<_>>(), ["c1"]);
+    }
 }

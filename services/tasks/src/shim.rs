@@ -1,5 +1,6 @@
 //! Calls to a shim, each with its limit of time.
 
+use std::io;
 use std::time::Duration;
 
 use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Process, Status, Stdio};
@@ -20,6 +21,10 @@ const SLOW: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(10);
 /// A shim that lives takes a connection at once.
 const CONNECT: Duration = Duration::from_secs(2);
+/// Between attempts to reach a shim that may live: the daemon may be short of files, the
+/// shim of time.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_millis(700)];
 /// A connection that failed a call for its own end says so within this time.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -48,14 +53,36 @@ impl Shim {
     /// over a unix socket.
     pub(crate) async fn connect(endpoint: Endpoint, namespace: &Namespace) -> Result<Self> {
         let path = endpoint.socket()?.to_owned();
-        let failed = |err: std::io::Error| {
-            Error::io(format!("connect to the shim at {path}"), err).with_kind(Kind::Unavailable)
-        };
-        let stream = match tokio::time::timeout(CONNECT, UnixStream::connect(&path)).await {
-            Ok(connected) => connected.map_err(failed)?,
-            Err(_) => return Err(failed(std::io::ErrorKind::TimedOut.into())),
-        };
+        let stream = open(&path).await.map_err(|err| unreachable(&path, err))?;
         Ok(Self::new(Client::new(stream), endpoint, namespace))
+    }
+
+    /// Connects to a shim that has listened before; `None` when it is dead, which is only
+    /// said when nobody listens.
+    ///
+    /// # Errors
+    /// `Unavailable` when that could not be found out in several attempts.
+    pub(crate) async fn find(endpoint: &Endpoint, namespace: &Namespace) -> Result<Option<Self>> {
+        // Nobody could have spoken to it.
+        let Ok(path) = endpoint.socket() else { return Ok(None) };
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            match open(path).await {
+                Ok(stream) => {
+                    return Ok(Some(Self::new(Client::new(stream), endpoint.clone(), namespace)));
+                }
+                Err(err) if is_death(&err) => return Ok(None),
+                Err(err) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(unreachable(path, err)),
+                },
+            }
+        }
+    }
+
+    /// A shim that could not be reached yet: its connection has ended.
+    pub(crate) fn unreached(endpoint: Endpoint, namespace: &Namespace) -> Self {
+        Self::new(Client::new(tokio::io::empty()), endpoint, namespace)
     }
 
     /// The connection.
@@ -239,6 +266,21 @@ impl Shim {
         .await?;
         Ok(())
     }
+}
+
+async fn open(path: &str) -> io::Result<UnixStream> {
+    let connect = tokio::time::timeout(CONNECT, UnixStream::connect(path));
+    connect.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn unreachable(path: &str, err: io::Error) -> Error {
+    Error::io(format!("connect to the shim at {path}"), err).with_kind(Kind::Unavailable)
+}
+
+/// Whether this says that nobody listens. Everything else, such as a full queue or too
+/// many open files, passes.
+fn is_death(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 /// Process ID and exit of a deleted process.

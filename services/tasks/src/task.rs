@@ -197,6 +197,16 @@ impl Task {
         self.known().waits.remove(exec_id);
     }
 
+    /// Has the shim delete an exec'd process that has ended.
+    pub(crate) async fn delete_exec(&self, exec_id: &str) -> Result<(u32, Exit)> {
+        let deleted = self.shim().delete(&self.bundle.id, exec_id).await;
+        // An earlier call whose answer was not read may have deleted it.
+        if deleted.as_ref().err().is_none_or(Error::is_not_found) {
+            self.forget(exec_id);
+        }
+        deleted
+    }
+
     /// One wait, over as many connections as it takes.
     async fn ask(&self, exec_id: &str) -> Answer {
         let mut life = self.life();

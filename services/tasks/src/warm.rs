@@ -119,9 +119,13 @@ impl Pool {
                 return Err(Error::from(status).context("adopt"));
             }
         };
-        reap(ready.child);
         let endpoint = Endpoint::ttrpc(3, adopted.address);
-        bundle.write_endpoint(&endpoint)?;
+        if let Err(err) = bundle.write_endpoint(&endpoint) {
+            // It would stay without its connection, and nobody would find it.
+            let _ = ready.child.kill().await;
+            return Err(err);
+        }
+        reap(ready.child);
         Ok(Shim::new(ready.client, endpoint, &bundle.namespace))
     }
 }
@@ -173,4 +177,36 @@ fn spawn(config: &TaskConfig) -> Result<Ready> {
 /// Collects a child's exit status whenever it comes.
 fn reap(mut child: Child) {
     tokio::spawn(async move { child.wait().await });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Program;
+    use gantry_core::Namespace;
+
+    /// Needs root, and our own shim beside the tests' directory.
+    #[tokio::test]
+    async fn one_that_nobody_could_find_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let beside = exe.parent().unwrap().with_file_name("containerd-shim-gantry-v2");
+        let config = Arc::new(TaskConfig {
+            state: dir.path().join("state"),
+            root: dir.path().join("root"),
+            shim_path: std::env::var_os("GANTRY_SHIM").map_or(beside, Into::into),
+            grpc_address: dir.path().join("d.sock").display().to_string(),
+            ..TaskConfig::default()
+        });
+        let pool = Pool::start(Arc::clone(&config));
+        let bundle = Bundle::of(&config, &Namespace::new("default").unwrap(), "c1");
+        let program = Program::at(&config, config.shim_path.clone());
+        bundle.create(b"{}", "", &program).unwrap();
+        // No file can be put in its place.
+        std::fs::create_dir(bundle.path.join("bootstrap.json")).unwrap();
+        assert!(pool.adopt(&bundle).await.is_none());
+        let endpoint = bundle.endpoint().expect("it had taken the bundle");
+        let there = Shim::connect(endpoint, &bundle.namespace).await;
+        assert!(there.is_err(), "it listens");
+    }
 }

@@ -14,7 +14,6 @@ use super::client::Remote;
 use super::{Life, Sandbox, watch};
 use crate::bundle::Bundle;
 use crate::manager::{Inner, TaskManager};
-use crate::runtime::Program;
 use crate::{create, death, runtime};
 
 /// A shim that was told to go does so within this time, once its containers have ended.
@@ -31,8 +30,9 @@ async fn create(inner: &Arc<Inner>, ctx: &Context, request: SetUp) -> Result<()>
     let bundle = Bundle::of_sandbox(&inner.config, &ctx.namespace, &request.id);
     let spec = record.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
     let id = request.id.clone();
+    let mut hanging = None;
     let prepared = async {
-        create::fill(&bundle, spec, &record.runtime.name, &program).await?;
+        create::fill(inner, &bundle, spec, &record.runtime.name, &program).await?;
         let shim = create::get_shim(inner, &bundle, &program, options, spec)
             .await
             .map_err(|err| err.context(format!("failed to start new shim for sandbox {id}")))?;
@@ -42,7 +42,9 @@ async fn create(inner: &Arc<Inner>, ctx: &Context, request: SetUp) -> Result<()>
             if remote.shutdown().await.is_err() {
                 let _ = shim.shutdown(&id).await;
             }
-            let _ = tokio::time::timeout(GOING, shim.connection().closed()).await;
+            if tokio::time::timeout(GOING, shim.connection().closed()).await.is_err() {
+                hanging = Some(shim);
+            }
             return Err(err.context(format!("failed to create sandbox {id}")));
         }
         Ok(shim)
@@ -50,7 +52,7 @@ async fn create(inner: &Arc<Inner>, ctx: &Context, request: SetUp) -> Result<()>
     let shim = match prepared.await {
         Ok(shim) => shim,
         Err(err) => {
-            clean(inner, &bundle, &program).await;
+            death::undo(inner, &bundle, &program, hanging.as_ref()).await;
             inner.refill();
             return Err(err);
         }
@@ -63,19 +65,17 @@ async fn create(inner: &Arc<Inner>, ctx: &Context, request: SetUp) -> Result<()>
     Ok(())
 }
 
-/// Cleans up behind a shim; what stays is found at the daemon's next start.
-async fn clean(inner: &Inner, bundle: &Bundle, program: &Program) {
-    if let Err(err) = death::tear_down(inner, bundle, program).await {
-        tracing::warn!(id = %bundle.id, error = %err, "clean up after a sandbox");
-    }
-}
-
 async fn start(inner: &Arc<Inner>, ctx: &Context, id: &str) -> Result<Started> {
     let sandbox = inner.sandboxes.find(ctx, id)?;
-    if sandbox.life() != Life::Made {
-        return Err(Error::failed_precondition(format!(
-            "sandbox {id} was started already: failed precondition"
-        )));
+    let _starting = sandbox.starting.lock().await;
+    match sandbox.life() {
+        Life::Made => {}
+        Life::Dead(_) | Life::Gone(_) => return Err(sandbox.not_found()),
+        Life::Running | Life::Ended(_) => {
+            return Err(Error::failed_precondition(format!(
+                "sandbox {id} was started already: failed precondition"
+            )));
+        }
     }
     let shim = sandbox.shim()?;
     match Remote::of(&shim, id).start().await {
@@ -115,20 +115,18 @@ async fn shutdown(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let asked = Exit { status: 0, at: Timestamp::now() };
     let exit = sandbox.life().exit().unwrap_or(asked);
     watch::end(inner, sandbox, Life::Gone(exit), exit);
+    let (bundle, program) = (&sandbox.bundle, &sandbox.program);
     let closed = shim.connection().closed();
-    if tokio::time::timeout(GOING, closed).await.is_err() {
-        tracing::warn!(id = %sandbox.bundle.id, "a sandbox's shim does not go");
-    }
-    if sandbox.program.own {
-        let bundle = sandbox.bundle.clone();
-        blocking(move || bundle.remove())
-            .await
-            .map_err(|err| err.context("failed to delete sandbox shim"))?;
+    let removed = if tokio::time::timeout(GOING, closed).await.is_err() {
+        tracing::warn!(id = %bundle.id, "a sandbox's shim does not go");
+        death::force(inner, bundle, program, &shim).await
+    } else if program.own {
+        let bundle = bundle.clone();
+        blocking(move || bundle.remove()).await
     } else {
-        death::tear_down(inner, &sandbox.bundle, &sandbox.program)
-            .await
-            .map_err(|err| err.context("failed to delete sandbox shim"))?;
-    }
+        death::tear_down(inner, bundle, program).await.map(drop)
+    };
+    removed.map_err(|err| err.context("failed to delete sandbox shim"))?;
     inner.sandboxes.remove(sandbox);
     Ok(())
 }

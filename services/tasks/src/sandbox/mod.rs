@@ -74,6 +74,8 @@ pub(crate) struct Sandbox {
     life: channel::Sender<Life>,
     /// Held while it is taken away: the end of its connection means nothing then.
     leaving: tokio::sync::Mutex<()>,
+    /// Held while it is started: of several callers one does it.
+    starting: tokio::sync::Mutex<()>,
 }
 
 impl Sandbox {
@@ -84,6 +86,7 @@ impl Sandbox {
             shim: Mutex::new(shim),
             life: channel::Sender::new(life),
             leaving: tokio::sync::Mutex::new(()),
+            starting: tokio::sync::Mutex::new(()),
         })
     }
 

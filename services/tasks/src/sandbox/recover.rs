@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use gantry_core::db::blocking;
+use gantry_core::sandboxes::SandboxStatus;
 use gantry_core::tasks::Exit;
 use gantry_core::{Context, Kind, Result};
 
@@ -53,58 +54,88 @@ async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<()> {
         Err(err) if err.is_not_found() => false,
         Err(err) => return Err(err),
     };
-    let endpoint = bundle.endpoint();
-    let shim = match endpoint {
-        Some(endpoint) => Shim::connect(endpoint, &bundle.namespace).await.ok(),
-        None => None,
+    let Some(endpoint) = bundle.endpoint() else {
+        lost(inner, bundle, program, wanted).await;
+        return Ok(());
     };
-    let Some(shim) = shim else { return lost(inner, bundle, program, wanted).await };
+    let shim = match Shim::find(&endpoint, &bundle.namespace).await {
+        Ok(Some(shim)) => shim,
+        Ok(None) => {
+            lost(inner, bundle, program, wanted).await;
+            return Ok(());
+        }
+        // Whoever watches the sandbox tries again.
+        Err(err) if wanted => {
+            tracing::warn!(id = %bundle.id, error = %err, "a sandbox's shim can't be reached yet");
+            let shim = Shim::unreached(endpoint, &bundle.namespace);
+            resume(inner, bundle, program, shim, Life::Running);
+            return Ok(());
+        }
+        Err(err) => return Err(err),
+    };
     let remote = Remote::of(&shim, &bundle.id);
     let status = remote.status(false).await;
     let hangs = status.as_ref().is_err_and(|err| err.kind() == Kind::DeadlineExceeded);
-    let life = match status {
+    let found = match status {
         Ok(_) if !wanted => None,
-        Ok(status) if !status.exited_at.is_unset() => {
-            let exit = tokio::time::timeout(ANSWER, remote.wait()).await.ok().and_then(Result::ok);
-            Some(Life::Ended(exit.unwrap_or(Exit { status: 0, at: status.exited_at })))
+        Ok(status) => Some(life(&remote, &status).await),
+        Err(err) if shim.is_lost(&err).await => {
+            lost(inner, bundle, program, wanted).await;
+            return Ok(());
         }
-        Ok(status) if status.created_at.is_unset() => Some(Life::Made),
-        Ok(_) => Some(Life::Running),
-        Err(err) if shim.is_lost(&err).await => return lost(inner, bundle, program, wanted).await,
         Err(err) if wanted && !err.is_not_found() => {
             tracing::warn!(id = %bundle.id, error = %err, "a sandbox's shim does not answer");
             Some(Life::Running)
         }
         Err(_) => None,
     };
-    match life {
+    match found {
         Some(life) => {
             tracing::info!(id = %bundle.id, "found a running sandbox");
-            let sandbox = Sandbox::new(bundle, program, Some(shim), life);
-            inner.sandboxes.insert(&sandbox);
-            tokio::spawn(watch::watch(Arc::clone(inner), sandbox));
+            resume(inner, bundle, program, shim, life);
             Ok(())
         }
         None => {
             tracing::info!(id = %bundle.id, "end a sandbox that nobody asked for");
-            // It may never have been set up.
-            if !hangs && remote.shutdown().await.is_err() {
-                let _ = shim.shutdown(&bundle.id).await;
+            if !hangs {
+                abandon(&shim, &bundle.id).await;
             }
-            death::tear_down(inner, &bundle, &program).await.map(|_| ())
+            death::tear_down(inner, &bundle, &program).await.map(drop)
         }
     }
 }
 
+/// Where a sandbox is in its life, by what its shim says.
+async fn life(remote: &Remote<'_>, status: &SandboxStatus) -> Life {
+    if !status.exited_at.is_unset() {
+        let exit = tokio::time::timeout(ANSWER, remote.wait()).await.ok().and_then(Result::ok);
+        return Life::Ended(exit.unwrap_or(Exit { status: 0, at: status.exited_at }));
+    }
+    if status.created_at.is_unset() { Life::Made } else { Life::Running }
+}
+
+fn resume(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim, life: Life) {
+    let sandbox = Sandbox::new(bundle, program, Some(shim), life);
+    inner.sandboxes.insert(&sandbox);
+    tokio::spawn(watch::watch(Arc::clone(inner), sandbox));
+}
+
+/// Has a shim end that nobody asked for.
+async fn abandon(shim: &Shim, id: &str) {
+    // It may never have been set up.
+    if Remote::of(shim, id).shutdown().await.is_err() {
+        let _ = shim.shutdown(id).await;
+    }
+}
+
 /// The shim died while no daemon watched.
-async fn lost(inner: &Arc<Inner>, bundle: Bundle, program: Program, wanted: bool) -> Result<()> {
+async fn lost(inner: &Arc<Inner>, bundle: Bundle, program: Program, wanted: bool) {
     tracing::info!(id = %bundle.id, "found the bundle of a dead sandbox");
-    death::tear_down(inner, &bundle, &program).await?;
+    death::clean(inner, &bundle, &program).await;
     if wanted {
         let sandbox = Sandbox::new(bundle, program, None, Life::Running);
         inner.sandboxes.insert(&sandbox);
         let exit = death::killed();
         watch::end(inner, &sandbox, Life::Dead(exit), exit);
     }
-    Ok(())
 }

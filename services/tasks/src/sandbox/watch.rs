@@ -31,13 +31,16 @@ pub(super) async fn watch(inner: Arc<Inner>, sandbox: Arc<Sandbox>) {
             return;
         }
         let namespace = &sandbox.bundle.namespace;
-        match Shim::connect(shim.endpoint.clone(), namespace).await {
-            Ok(shim) => sandbox.reconnected(shim),
-            Err(err) => {
-                tracing::warn!(id = %sandbox.bundle.id, error = %err, "a sandbox's shim is gone");
+        let id = &sandbox.bundle.id;
+        match Shim::find(&shim.endpoint, namespace).await {
+            Ok(Some(shim)) => sandbox.reconnected(shim),
+            Ok(None) => {
+                tracing::warn!(id = %id, "a sandbox's shim is gone");
                 bury(&inner, &sandbox).await;
                 return;
             }
+            // It may well live: the next round tries again.
+            Err(err) => tracing::warn!(id = %id, error = %err, "reach a sandbox's shim again"),
         }
     }
 }
@@ -73,9 +76,7 @@ pub(super) fn end(inner: &Inner, sandbox: &Sandbox, to: Life, exit: Exit) {
 
 /// Cleans up after a dead shim. The sandbox stays for those who ask how it ended.
 async fn bury(inner: &Inner, sandbox: &Sandbox) {
-    if let Err(err) = death::tear_down(inner, &sandbox.bundle, &sandbox.program).await {
-        tracing::warn!(id = %sandbox.bundle.id, error = %err, "clean up after a sandbox's shim");
-    }
+    death::clean(inner, &sandbox.bundle, &sandbox.program).await;
     let exit = sandbox.life().exit().unwrap_or_else(death::killed);
     end(inner, sandbox, Life::Dead(exit), exit);
 }

@@ -4,7 +4,6 @@
 //! The foreign shims are scripts in front of our own, each as strict as its model.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use gantry_ttrpc::containerd::types::RuntimeInfo;
 use gantry_ttrpc::{any, convert};
 use prost::Message;
 
-use crate::fixture::{Host, SHIM};
+use crate::fixture::{self, Host, SHIM};
 
 /// A shim that keeps what it got on standard input, and goes on like this with `start`.
 pub(super) fn shim(host: &Host, start: &str) -> PathBuf {
@@ -27,8 +26,7 @@ pub(super) fn shim(host: &Host, start: &str) -> PathBuf {
          [ \"$action\" = start ] || exec $own \"$@\"\n\
          cat >\"$0.stdin\"\n{start}\n"
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fixture::script(&path, &script);
     path
 }
 

@@ -263,3 +263,19 @@ async fn what_a_sandbox_can_not_have_is_refused() {
     }
     assert_eq!(host.sandbox_topics(), [] as [&str; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_starts() {
+    let host = Host::new(1).await;
+    let manager = host.manager();
+    let sandboxes: &dyn SandboxController = &*manager;
+    let ctx = &host.ctx;
+    host.sandbox("s1", SHIM);
+    sandboxes.create(ctx, set_up("s1")).await.unwrap();
+    let (one, two) = tokio::join!(sandboxes.start(ctx, "s1"), sandboxes.start(ctx, "s1"));
+    let (done, refused) = if one.is_ok() { (one, two) } else { (two, one) };
+    done.unwrap();
+    assert_eq!(refused.unwrap_err().kind(), Kind::FailedPrecondition);
+    assert_eq!(sandboxes.status(ctx, "s1", false).await.unwrap().state, READY);
+    sandboxes.shutdown(ctx, "s1").await.unwrap();
+}
