@@ -252,12 +252,7 @@ pub(crate) fn check_manifest(
             config.media_type
         ))));
     }
-    if layers.len() > max_layers {
-        return Err(Error::resource_exhausted(format!(
-            "{} layers are more than the {max_layers} that an image may have",
-            layers.len()
-        )));
-    }
+    check_count(layers, max_layers)?;
     match layers.iter().find(|layer| !media_type::is_layer(&layer.media_type)) {
         None => Ok(()),
         Some(layer) => Err(Unfit::mark(Error::unimplemented(format!(
@@ -265,6 +260,20 @@ pub(crate) fn check_manifest(
             layer.digest, layer.media_type
         )))),
     }
+}
+
+/// Checks that an image has no more layers than it may.
+///
+/// # Errors
+/// `ResourceExhausted`.
+pub(crate) fn check_count(layers: &[Descriptor], max_layers: usize) -> Result<()> {
+    if layers.len() <= max_layers {
+        return Ok(());
+    }
+    Err(Error::resource_exhausted(format!(
+        "{} layers are more than the {max_layers} that an image may have",
+        layers.len()
+    )))
 }
 
 /// Parsed images by namespace and target, so that starting a container from
@@ -282,6 +291,15 @@ struct CacheState {
 
 /// Most images kept parsed.
 const MAX_CACHED: usize = 128;
+/// Most bytes of their configurations, beside the latest, which is kept however long it is.
+const MAX_CACHED_BYTES: usize = 8 << 20;
+
+impl CacheState {
+    fn is_full(&self) -> bool {
+        let bytes: usize = self.entries.values().map(|(_, parts)| parts.config.len()).sum();
+        self.entries.len() > MAX_CACHED || bytes > MAX_CACHED_BYTES
+    }
+}
 
 impl PartsCache {
     pub(crate) fn get(&self, namespace: &str, target: &Digest) -> Option<Arc<ImageParts>> {
@@ -298,11 +316,10 @@ impl PartsCache {
         state.clock += 1;
         let now = state.clock;
         state.entries.insert((namespace.to_owned(), target.clone()), (now, parts));
-        if state.entries.len() > MAX_CACHED {
+        while state.entries.len() > 1 && state.is_full() {
             let oldest = state.entries.iter().min_by_key(|(_, (used, _))| *used);
-            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                state.entries.remove(&key);
-            }
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+            state.entries.remove(&key);
         }
     }
 
@@ -370,7 +387,8 @@ mod tests {
 
     #[test]
     fn the_cache_forgets_what_was_not_used() {
-        let parts = || {
+        let parts = |config: usize| {
+            let config = format!("{{}}{}", " ".repeat(config)).into_bytes();
             let d = Descriptor {
                 media_type: String::new(),
                 digest: Digest::of(b""),
@@ -379,16 +397,25 @@ mod tests {
                 platform: None,
                 urls: Vec::new(),
             };
-            Arc::new(ImageParts::new(d.clone(), d, Vec::new(), b"{}".to_vec()).unwrap())
+            Arc::new(ImageParts::new(d.clone(), d, Vec::new(), config).unwrap())
         };
         let cache = PartsCache::default();
         let digest = |i: usize| Digest::of(i.to_string().as_bytes());
         for i in 0..=MAX_CACHED {
-            cache.put("a", &digest(i), parts());
+            cache.put("a", &digest(i), parts(0));
             assert!(cache.get("a", &digest(0)).is_some());
         }
         assert!(cache.get("a", &digest(1)).is_none());
         assert!(cache.get("a", &digest(2)).is_some());
         assert!(cache.get("b", &digest(2)).is_none());
+
+        // However few they are, they are short all together, but for a single one.
+        for i in 200..203 {
+            cache.put("a", &digest(i), parts(MAX_CACHED_BYTES / 2));
+        }
+        assert!([2, 200, 201].iter().all(|i| cache.get("a", &digest(*i)).is_none()));
+        cache.put("a", &digest(203), parts(2 * MAX_CACHED_BYTES));
+        assert!(cache.get("a", &digest(202)).is_none());
+        assert!(cache.get("a", &digest(203)).is_some());
     }
 }

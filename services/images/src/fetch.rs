@@ -2,6 +2,7 @@
 
 mod body;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,11 @@ const LAYER: &str = "layer";
 /// The reference of a layer's ingest.
 pub(crate) fn layer_reference(digest: &Digest) -> String {
     reference_of(LAYER, digest)
+}
+
+/// The error, if it says that bytes are not what they should be.
+fn damage(result: &Result<()>) -> Option<&Error> {
+    result.as_ref().err().filter(|err| err.kind() == Kind::DataLoss)
 }
 
 fn reference_of(prefix: &str, digest: &Digest) -> String {
@@ -61,6 +67,29 @@ pub(crate) struct Ingest {
     _flight: Flight,
 }
 
+/// The hosts of a layer, by their places in the order in which they are tried.
+struct Hosts {
+    count: usize,
+    /// Those that may have sent other bytes than the layer's.
+    left_out: BTreeSet<usize>,
+    /// Who sent the first of the bytes that are here.
+    first: Option<usize>,
+}
+
+impl Hosts {
+    fn of(remote: &Remote) -> Self {
+        let count = remote.sessions(Operation::Pull).count();
+        Self { count, left_out: BTreeSet::new(), first: None }
+    }
+
+    /// Does without the host that sent the first of damaged bytes. Whether another is left:
+    /// when several sent some, which of them did wrong shows only without the one or the other.
+    fn leave_out(&mut self) -> bool {
+        let new = self.first.take().is_some_and(|first| self.left_out.insert(first));
+        new && self.left_out.len() < self.count
+    }
+}
+
 impl Ingest {
     /// Whether nothing of it is here yet.
     pub(crate) fn is_fresh(&self) -> bool {
@@ -89,10 +118,9 @@ impl Fetcher {
         }
         let remote = self.remote(target)?;
         let bytes = match known {
-            Some(bytes) => bytes,
-            None => remote.manifest(&target.digest).await?,
+            Some(bytes) => remote::verified(target, bytes)?,
+            None => remote.manifest(target).await?,
         };
-        verify(target, &bytes)?;
         let document = Document::parse(&target.media_type, &bytes)?;
         self.store("manifest", target, bytes, document.reference_labels()).await?;
         Ok(document)
@@ -104,7 +132,6 @@ impl Fetcher {
             return Ok(bytes);
         }
         let bytes = self.remote(target)?.small_blob(target).await?;
-        verify(target, &bytes)?;
         self.store("config", target, bytes.clone(), Labels::new()).await?;
         Ok(bytes)
     }
@@ -126,34 +153,37 @@ impl Fetcher {
         self.ingest(LAYER, blob).await
     }
 
-    /// Brings the rest of a layer here, and hands every byte to `feed` as well.
+    /// Brings the rest of a layer here, and hands every byte to `feed` as well. Whether
+    /// what `feed` got is the layer: not so after a host sent other bytes.
     pub(crate) async fn fill(
         &self,
         blob: &Descriptor,
         mut ingest: Ingest,
         mut feed: Option<Feed>,
         progress: &mut LayerProgress,
-    ) -> Result<()> {
-        let resumed = !ingest.is_fresh();
+    ) -> Result<bool> {
+        let mut resumed = !ingest.is_fresh();
         if ingest.writer.status().offset > blob.size {
             ingest.writer.truncate(0).await?;
         }
-        let mut result = self.complete(blob, &mut ingest, &mut feed, progress).await;
-        let damaged = |result: &Result<()>| {
-            result.as_ref().err().filter(|err| err.kind() == Kind::DataLoss).map(Error::to_string)
-        };
-        if let Some(error) = damaged(&result).filter(|_| resumed) {
-            // What an earlier attempt left may be what is wrong.
-            tracing::warn!(error, "fetching the layer from its beginning");
+        let (mut hosts, mut fed) = (Hosts::of(self.remote(blob)?), true);
+        let result = loop {
+            let result = self.complete(blob, &mut ingest, &mut feed, &mut hosts, progress).await;
+            let Some(err) = damage(&result) else { break result };
+            // What an earlier attempt left may be what is wrong, or else what a host sent.
+            if !std::mem::take(&mut resumed) && !hosts.leave_out() {
+                break result;
+            }
+            tracing::warn!(error = %err, "fetching the layer from its beginning");
             ingest.writer.truncate(0).await?;
-            result = self.complete(blob, &mut ingest, &mut None, progress).await;
-        }
+            (feed, fed) = (None, false);
+        };
         // Nothing to go on with: neither damaged bytes nor none.
         let nothing = result.is_err() && ingest.writer.status().offset == 0;
-        if damaged(&result).is_some() || nothing {
+        if damage(&result).is_some() || nothing {
             self.abort(ingest).await;
         }
-        result
+        result.map(|()| fed)
     }
 
     async fn complete(
@@ -161,9 +191,10 @@ impl Fetcher {
         blob: &Descriptor,
         ingest: &mut Ingest,
         feed: &mut Option<Feed>,
+        hosts: &mut Hosts,
         progress: &mut LayerProgress,
     ) -> Result<()> {
-        self.transfer(blob, &mut *ingest.writer, feed, progress).await?;
+        self.transfer(blob, &mut *ingest.writer, feed, hosts, progress).await?;
         if let Some(feed) = feed.take() {
             feed.finish().await;
         }
@@ -361,12 +392,21 @@ impl Fetcher {
         blob: &Descriptor,
         writer: &mut dyn Writer,
         feed: &mut Option<Feed>,
+        hosts: &mut Hosts,
         progress: &mut LayerProgress,
     ) -> Result<()> {
         let remote = self.remote(blob)?;
         let mut result = Err(remote.unable(Operation::Pull));
-        for session in remote.sessions(Operation::Pull) {
+        hosts.first = None;
+        for (i, session) in remote.sessions(Operation::Pull).enumerate() {
+            if hosts.left_out.contains(&i) {
+                continue;
+            }
+            let before = writer.status().offset;
             result = body::fetch(session, blob, writer, feed, progress).await;
+            if writer.status().offset > before {
+                hosts.first.get_or_insert(i);
+            }
             let Err(err) = &result else { return Ok(()) };
             // The disk's failures are the same whoever sends.
             if err.kind() == Kind::ResourceExhausted {
@@ -376,19 +416,4 @@ impl Fetcher {
         }
         result
     }
-}
-
-fn verify(target: &Descriptor, bytes: &[u8]) -> Result<()> {
-    let mut hasher = gantry_core::Hasher::new(target.digest.algorithm());
-    hasher.update(bytes);
-    let found = hasher.finish();
-    if found == target.digest && bytes.len() as u64 == target.size {
-        return Ok(());
-    }
-    Err(Error::data_loss(format!(
-        "content does not match its digest: {} bytes of {} were promised, {} of {found} came",
-        target.size,
-        target.digest,
-        bytes.len()
-    )))
 }

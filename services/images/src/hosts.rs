@@ -108,12 +108,15 @@ impl Host {
         }
     }
 
-    /// Whether nothing about it is special.
-    pub(crate) fn is_ordinary(&self) -> bool {
-        self.path == "/v2"
-            && self.headers.is_empty()
-            && self.mirror_of.is_none()
-            && self.transport == Transport::default()
+    /// Whether it is the registry of this name itself, however its port is written.
+    fn serves(&self, domain: &str) -> bool {
+        let usual = if self.plain { "80" } else { "443" };
+        let parts = |name| {
+            let (host, port): (&str, _) = split_port(name);
+            (host.to_ascii_lowercase(), port.unwrap_or(usual).to_owned())
+        };
+        let hub = (self.authority.as_str(), domain) == ("registry-1.docker.io", "docker.io");
+        hub || parts(&self.authority) == parts(domain)
     }
 
     /// The same, as a file says that connections are made. Who configures TLS wants it.
@@ -199,8 +202,7 @@ async fn load(directory: &Path, own: Host, domain: &str) -> Result<Vec<Host>> {
         return Err(broken(&path, &format!("it lists more than {MAX_HOSTS} hosts")));
     }
     for host in &mut hosts {
-        let hub = (host.authority.as_str(), domain) == ("registry-1.docker.io", "docker.io");
-        host.mirror_of = (host.authority != domain && !hub).then(|| domain.to_owned());
+        host.mirror_of = (!host.serves(domain)).then(|| domain.to_owned());
     }
     Ok(hosts)
 }
@@ -286,12 +288,31 @@ mod tests {
         assert!(hosts[1].can(Operation::Push));
         assert_eq!(hosts[0].mirror_of.as_deref(), Some("r.example:5000"));
         assert_eq!(hosts[2].headers.get_all("x-a").iter().count(), 2);
-        assert!(hosts[2].transport.skip_verify && !hosts[2].is_ordinary());
-        assert!(hosts[3].mirror_of.is_none() && hosts[3].is_ordinary());
+        assert!(hosts[2].transport.skip_verify);
+        assert!(hosts[3].mirror_of.is_none() && hosts[3].headers.is_empty());
 
         let others = find_in(dir.path(), "other.example/a", None).await.unwrap();
         assert_eq!(shown(&others), ["https://all.example/v2"]);
         assert_eq!(others[0].mirror_of.as_deref(), Some("other.example"));
+    }
+
+    #[tokio::test]
+    async fn a_port_may_be_written_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (registry, server, itself) in [
+            ("r.example:443", "https://r.example:443", true),
+            ("r.example:443", "https://r.example", true),
+            ("r.example", "https://r.example:443", true),
+            ("r.example:80", "http://r.example", true),
+            ("r.example:80", "https://r.example", false),
+            ("r.example:443", "http://r.example", false),
+            ("r.example:5000", "https://r.example", false),
+        ] {
+            let text = format!("server = \"{server}\"\n");
+            write(dir.path(), &format!("{registry}/hosts.toml"), &text);
+            let hosts = find_in(dir.path(), &format!("{registry}/x"), None).await.unwrap();
+            assert_eq!(hosts[0].mirror_of.is_none(), itself, "{registry} at {server}");
+        }
     }
 
     #[tokio::test]

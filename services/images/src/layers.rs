@@ -194,7 +194,10 @@ impl LayerWork {
                 });
                 let filled = self.fetcher.fill(&layer.blob, ingest, feed, progress).await;
                 // Bytes that are not the layer's explain why it can't be unpacked.
-                filled.map_err(|e| on(layer, e))?;
+                if !filled.map_err(|e| on(layer, e))? {
+                    // It cleans up by itself, and the layer is unpacked from the store.
+                    running = None;
+                }
             }
         }
         let running = match (running, base) {

@@ -71,6 +71,9 @@ impl Leasing {
         lock(&self.active).insert(id.clone());
         let held = Held { ctx: ctx.clone().with_lease(&id), own: Some(own) };
         self.leases.create(ctx, Some(&id), kept).await?;
+        if let Some(own) = held.own.as_ref().filter(|own| !own.until_dropped) {
+            own.take_over(ctx).await;
+        }
         Ok(held)
     }
 }
@@ -103,20 +106,46 @@ impl Drop for Held {
 impl Own {
     async fn end(self, mut ctx: Context) {
         ctx.lease = None;
-        let mut ended = vec![self.id.clone()];
-        let mine = format!("labels.\"{PULL_LABEL}\"=={:?}", self.image);
-        if let Ok(filter) = Filters::parse(&[mine])
-            && let Ok(found) = self.leases.list(&ctx, &filter).await
-        {
-            let active = lock(&self.active);
-            ended.extend(found.into_iter().map(|l| l.id).filter(|id| !active.contains(id)));
-        }
+        let mut ended = self.earlier(&ctx).await;
+        ended.push(self.id.clone());
         for id in ended {
-            if let Err(err) = self.leases.delete(&ctx, &id).await
-                && !err.is_not_found()
-            {
-                tracing::warn!(error = %err, lease = id, "the lease stays until it expires");
+            self.delete(&ctx, &id).await;
+        }
+    }
+
+    /// Leases that earlier attempts at the same image left.
+    async fn earlier(&self, ctx: &Context) -> Vec<String> {
+        let mine = format!("labels.\"{PULL_LABEL}\"=={:?}", self.image);
+        let Ok(filter) = Filters::parse(&[mine]) else { return Vec::new() };
+        let Ok(found) = self.leases.list(ctx, &filter).await else { return Vec::new() };
+        let active = lock(&self.active);
+        found.into_iter().map(|lease| lease.id).filter(|id| !active.contains(id)).collect()
+    }
+
+    /// Holds what earlier attempts fetched, whose leases end: an image that is tried
+    /// again and again has one.
+    async fn take_over(&self, ctx: &Context) {
+        for id in self.earlier(ctx).await {
+            let moved = match self.leases.resources(ctx, &id).await {
+                Ok(held) => self.leases.add_resources(ctx, &self.id, held).await,
+                Err(err) => Err(err),
+            };
+            match moved {
+                Ok(()) => self.delete(ctx, &id).await,
+                // Another attempt took it over.
+                Err(err) if err.is_not_found() => {}
+                Err(err) => {
+                    tracing::warn!(error = %err, lease = id, "the lease stays until it expires");
+                }
             }
+        }
+    }
+
+    async fn delete(&self, ctx: &Context, id: &str) {
+        if let Err(err) = self.leases.delete(ctx, id).await
+            && !err.is_not_found()
+        {
+            tracing::warn!(error = %err, lease = id, "the lease stays until it expires");
         }
     }
 }

@@ -117,6 +117,9 @@ impl Push<'_> {
         let mut sources = sources.map(Vec::as_slice).unwrap_or_default();
         let mut attempt = 0;
         loop {
+            if !self.session.may_mount() {
+                sources = &[];
+            }
             match self.try_send(part, sources).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
@@ -129,19 +132,22 @@ impl Push<'_> {
         }
     }
 
-    async fn try_send(&self, part: &Part, sources: &[String]) -> Result<(), Failure> {
-        let blob = &part.descriptor;
-        let mut placed = None;
-        for source in sources {
-            placed = Some(self.session.place(&blob.digest, Some(source)).await?);
-            if placed == Some(Placed::There) {
-                return Ok(());
+    /// The repository to take a blob over from. One that lacks it is not tried, because
+    /// what it can't give is waited for in an upload; the last need not be asked.
+    async fn source<'s>(&self, blob: &Digest, sources: &'s [String]) -> Option<&'s str> {
+        let (last, others) = sources.split_last()?;
+        for source in others {
+            if self.session.is_in(source, blob).await {
+                return Some(source);
             }
         }
-        let placed = match placed {
-            Some(placed) => placed,
-            None => self.session.place(&blob.digest, None).await?,
-        };
+        Some(last)
+    }
+
+    async fn try_send(&self, part: &Part, sources: &[String]) -> Result<(), Failure> {
+        let blob = &part.descriptor;
+        let source = self.source(&blob.digest, sources).await;
+        let placed = self.session.place(&blob.digest, source).await?;
         let Placed::Wanted(to) = placed else { return Ok(()) };
         let bytes = self.fetcher.read(blob).await?;
         let (sent, part, teller) = (Arc::new(AtomicU64::new(0)), part.clone(), self.teller.clone());

@@ -1,10 +1,10 @@
 //! The registry's side of a transfer: who we are, what a name points at, and
 //! bytes (OCI distribution spec).
 //!
-//! Layers come by `oci_client`, from an offset, wherever nothing about a host is
-//! special. Everything else is asked for here with the same token: the length of
-//! documents has to be bounded, `Retry-After` has to be seen, and mirrors may want
-//! headers, certificates and paths of their own.
+//! Requests are made here, and the client of `oci_client` is not used for them: what a
+//! registry says has to be bounded, errors as well as documents, `Retry-After` has to be
+//! seen, tokens are those of one transfer, and mirrors may want headers, certificates and
+//! paths of their own. From that crate comes the form of errors.
 
 mod auth;
 mod blobs;
@@ -12,18 +12,20 @@ mod client;
 mod failure;
 mod upload;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gantry_core::{Descriptor, Digest, Error, Kind, Labels, Result, media_type};
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::header::{
+    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RANGE,
+};
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode};
 
 use auth::Authorization;
 pub(crate) use auth::{Asking, Secrets};
-use client::{Clients, OciKey};
 pub(crate) use client::{Purpose, Registries};
 pub(crate) use failure::{Failure, Retry, of_stream};
 pub(crate) use upload::Placed;
@@ -36,6 +38,11 @@ use crate::hosts::{Host, Operation};
 /// How we call ourselves.
 const USER_AGENT: &str = concat!("gantry/", env!("CARGO_PKG_VERSION"));
 const CONTENT_DIGEST: &str = "docker-content-digest";
+/// Most redirects of one request, within a host and from host to host.
+const MAX_REDIRECTS: usize = 10;
+/// What a request keeps when it is redirected to another host. All else is for the
+/// host that was meant: who we are, and the headers that are configured for it.
+const KEPT: [HeaderName; 3] = [ACCEPT, CONTENT_TYPE, RANGE];
 
 /// One repository at one host, as somebody.
 pub(crate) struct Session {
@@ -43,13 +50,14 @@ pub(crate) struct Session {
     http: reqwest::Client,
     /// For bodies of any length.
     uploads: reqwest::Client,
-    clients: Arc<Clients>,
     config: Arc<Config>,
     repository: String,
     /// Whether the rights to store are asked for.
     pushing: bool,
     /// Repositories that blobs may be taken over from.
     sources: Vec<String>,
+    /// Whether no token was to be had that allows it.
+    alone: AtomicBool,
     secrets: Secrets,
     /// Who we are, once that is known. Held for a copy.
     authorization: Mutex<Option<Authorization>>,
@@ -132,7 +140,12 @@ impl Session {
 
     /// The address of something in the repository.
     fn url(&self, what: &str) -> String {
-        let mut url = format!("{}/{}/{what}", self.base(), self.repository);
+        self.url_in(&self.repository, what)
+    }
+
+    /// The same, in a repository of the same host.
+    fn url_in(&self, repository: &str, what: &str) -> String {
+        let mut url = format!("{}/{repository}/{what}", self.base());
         if let Some(registry) = &self.host.mirror_of {
             url += if url.contains('?') { "&ns=" } else { "?ns=" };
             url += &auth::percent_encode(registry);
@@ -150,14 +163,29 @@ impl Session {
         self.authorized().await?;
         let mut again = true;
         loop {
-            let reply = self.with_authorization(make()).send().await;
-            let reply = reply.map_err(|err| failure::of_request(self.host(), err))?;
+            let reply = self.follow(self.with_authorization(make())).await?;
             if reply.status() != StatusCode::UNAUTHORIZED || !again {
                 return Ok(reply);
             }
             again = false;
             self.authorize(Some(reply.headers())).await?;
         }
+    }
+
+    /// Sends a request, also to where other hosts are named by redirects.
+    async fn follow(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let failed = |err| failure::of_request(self.host(), err);
+        let (client, request) = request.build_split();
+        let mut request = request.map_err(failed)?;
+        for _ in 0..=MAX_REDIRECTS {
+            let copy = request.try_clone();
+            let reply = client.execute(request).await.map_err(failed)?;
+            match copy.and_then(|copy| redirected(copy, &reply)) {
+                Some(next) => request = next,
+                None => return Ok(reply),
+            }
+        }
+        Err(failure::redirected(self.host()))
     }
 
     /// A reply that says no.
@@ -202,6 +230,29 @@ impl Session {
         let body = collect(stream, self.config.max_document).await?;
         Ok(ManifestReply::new(&headers, body))
     }
+}
+
+/// The request that a redirect to another host asks for.
+fn redirected(mut asked: Request, reply: &Response) -> Option<Request> {
+    let location = reply.headers().get(LOCATION)?.to_str().ok()?;
+    let to = reply.url().join(location).ok()?;
+    let same = match reply.status() {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => *asked.method() != Method::POST,
+        StatusCode::SEE_OTHER => *asked.method() == Method::HEAD,
+        _ => return None,
+    };
+    let method = if same { asked.method().clone() } else { Method::GET };
+    let mut next = Request::new(method, to);
+    for name in KEPT {
+        if let Some(value) = asked.headers_mut().remove(&name) {
+            next.headers_mut().insert(name, value);
+        }
+    }
+    if same {
+        *next.body_mut() = asked.body_mut().take();
+    }
+    Some(next)
 }
 
 struct ManifestReply {

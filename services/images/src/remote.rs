@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use gantry_core::{Descriptor, Digest, Error, Result};
+use gantry_core::{Descriptor, Error, Hasher, Result};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::Config;
@@ -22,7 +22,7 @@ pub(crate) struct Access {
     pub(crate) plain: Option<bool>,
     /// Directory of `hosts.toml` files; the configured one when `None`.
     pub(crate) directory: Option<PathBuf>,
-    /// Added to each request.
+    /// Added to each request to the registry itself.
     pub(crate) headers: HeaderMap,
 }
 
@@ -73,7 +73,10 @@ impl Remote {
             |host: &Host| host.can(operation) || (!purpose.pushing && host.can(Operation::Resolve));
         let mut sessions = Vec::new();
         for mut host in found.into_iter().filter(wanted) {
-            host.headers.extend(access.headers.clone());
+            // As with who we are: what a request gives is not for mirrors.
+            if host.mirror_of.is_none() {
+                host.headers.extend(access.headers.clone());
+            }
             let secrets = secrets(&host, &reference, access, config);
             sessions.push(registries.session(host, &purpose, secrets).await?);
         }
@@ -110,11 +113,12 @@ impl Remote {
         Err(failed)
     }
 
-    /// The bytes of a manifest or index. Not checked.
-    pub(crate) async fn manifest(&self, digest: &Digest) -> Result<Bytes> {
+    /// The bytes of a manifest or index, from the first host that has the right ones.
+    pub(crate) async fn manifest(&self, target: &Descriptor) -> Result<Bytes> {
         let mut failed = self.unable(Operation::Pull);
         for session in self.sessions(Operation::Pull) {
-            match session.manifest(digest).await {
+            let sent = session.manifest(&target.digest).await;
+            match sent.and_then(|bytes| verified(target, bytes)) {
                 Ok(bytes) => return Ok(bytes),
                 Err(err) => failed = err,
             }
@@ -123,11 +127,12 @@ impl Remote {
         Err(failed)
     }
 
-    /// The bytes of a small blob. Not checked.
+    /// The bytes of a small blob, from the first host that has the right ones.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Bytes> {
         let mut failed = self.unable(Operation::Pull);
         for session in self.sessions(Operation::Pull) {
-            match session.small_blob(blob).await {
+            let sent = session.small_blob(blob).await;
+            match sent.and_then(|bytes| verified(blob, bytes)) {
                 Ok(bytes) => return Ok(bytes),
                 Err(err) => failed = err,
             }
@@ -160,6 +165,25 @@ impl Remote {
 /// registry itself, has said why.
 pub(crate) fn skip(session: &Session, why: &Error) {
     tracing::debug!(host = session.host(), error = %why, "the next host is tried, if there is one");
+}
+
+/// A document's bytes, if they are the ones that are meant.
+///
+/// # Errors
+/// `DataLoss`.
+pub(crate) fn verified(target: &Descriptor, bytes: Bytes) -> Result<Bytes> {
+    let mut hasher = Hasher::new(target.digest.algorithm());
+    hasher.update(&bytes);
+    let found = hasher.finish();
+    if found == target.digest && bytes.len() as u64 == target.size {
+        return Ok(bytes);
+    }
+    Err(Error::data_loss(format!(
+        "content does not match its digest: {} bytes of {} were promised, {} of {found} came",
+        target.size,
+        target.digest,
+        bytes.len()
+    )))
 }
 
 /// Who we are to a host. What a request gives is for the registry that it names,

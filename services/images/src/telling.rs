@@ -33,7 +33,7 @@ impl Event {
     /// Something happens to a part of an image.
     pub(crate) fn of(event: &str, part: &Part) -> Self {
         let mut new = Self::new(event, tree::name(&part.descriptor)).about(&part.descriptor);
-        new.0.parents = part.parent.iter().map(tree::name).collect();
+        new.0.parents = part.parent.iter().map(|name| name.to_string()).collect();
         new
     }
 

@@ -1,10 +1,11 @@
 //! What an image consists of, as far as it is wanted.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use gantry_core::{Descriptor, Digest, Error, Platform, Result, media_type};
 
-use crate::document::Document;
+use crate::document::{self, Document};
 use crate::fetch::Fetcher;
 use crate::platform;
 use crate::unfit::Unfit;
@@ -39,8 +40,8 @@ pub(crate) struct Tree {
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) descriptor: Descriptor,
-    /// What pointed at it first.
-    pub(crate) parent: Option<Descriptor>,
+    /// The name of what pointed at it first.
+    pub(crate) parent: Option<Arc<str>>,
 }
 
 /// A document whose children may still have to be looked at.
@@ -100,10 +101,6 @@ pub(crate) async fn walk(
         if !seen.insert(descriptor.digest.clone()) {
             continue;
         }
-        if seen.len() + stack.len() > MAX_PARTS {
-            let words = format!("image {} has more than {MAX_PARTS} parts", root.digest);
-            return Err(Error::resource_exhausted(words));
-        }
         if !is_document(&descriptor.media_type) {
             tree.blobs.push(pending.part);
             continue;
@@ -113,11 +110,20 @@ pub(crate) async fn walk(
             return Err(Error::invalid_argument(words));
         }
         let document = fetcher.document(descriptor, None).await?;
+        if let Document::Manifest { layers, .. } = &document {
+            document::check_count(layers, fetcher.config.max_layers)?;
+        }
         let (depth, whole) = (pending.depth + 1, pending.whole);
-        let parent = Some(descriptor.clone());
+        let parent = Some(Arc::from(name(descriptor)));
+        let children = children(document, whole, selection);
+        // Counted before anything is made of them.
+        if seen.len() + stack.len() + children.len() > MAX_PARTS {
+            let words = format!("image {} has more than {MAX_PARTS} parts", root.digest);
+            return Err(Error::resource_exhausted(words));
+        }
         stack.push(Pending { opened: true, ..pending });
         let before = stack.len();
-        for (descriptor, whole) in children(document, whole, selection) {
+        for (descriptor, whole) in children {
             let part = Part { descriptor, parent: parent.clone() };
             stack.push(Pending { part, depth, whole, opened: false });
         }

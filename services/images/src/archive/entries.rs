@@ -20,6 +20,8 @@ use crate::fetch::Fetcher;
 const MAX_ENTRIES: usize = 100_000;
 /// Longest path in an archive, in bytes.
 const MAX_PATH: usize = 4096;
+/// Most bytes of all paths and links together: they are held until the end.
+const MAX_NAMES: usize = 16 << 20;
 /// Most bytes that the headers of an entry may take.
 const MAX_HEADERS: u64 = 1 << 20;
 /// Bytes that are written at a time.
@@ -72,7 +74,7 @@ pub(super) async fn read(fetcher: Fetcher, bytes: BlobStream) -> Result<Entries>
     let handle = Handle::current();
     let reading = tokio::task::spawn_blocking(move || {
         let mut reader = BufReader::new(Bytewise { bytes, left: Bytes::new(), handle });
-        let mut store = Store { fetcher, found: Entries::default(), count: 0 };
+        let mut store = Store { fetcher, found: Entries::default(), count: 0, names: 0 };
         let done = match compression(reader.fill_buf().map_err(broken)?) {
             Compression::None => store.all(&mut reader),
             Compression::Gzip => store.all(MultiGzDecoder::new(&mut reader)),
@@ -152,9 +154,21 @@ struct Store {
     fetcher: Fetcher,
     found: Entries,
     count: usize,
+    /// Bytes of the paths and links so far.
+    names: usize,
 }
 
 impl Store {
+    /// Counts what is to be remembered of an entry.
+    fn remember(&mut self, bytes: usize) -> Result<()> {
+        self.names += bytes;
+        if self.names <= MAX_NAMES {
+            return Ok(());
+        }
+        let words = format!("the names in the archive are longer than {MAX_NAMES} bytes");
+        Err(Error::resource_exhausted(words))
+    }
+
     fn all(&mut self, archive: impl Read) -> Result<()> {
         let left = Rc::new(Cell::new(MAX_HEADERS));
         let mut archive = tar::Archive::new(Bounded { archive, left: Rc::clone(&left) });
@@ -189,6 +203,7 @@ impl Store {
                 let to = if kind == EntryType::Link { to } else { format!("{beside}/{to}") };
                 // A link out of the archive leads nowhere.
                 if let Some(to) = clean(&to) {
+                    self.remember(path.len() + to.len())?;
                     self.found.links.insert(path, to);
                 }
                 return Ok(());
@@ -212,6 +227,7 @@ impl Store {
             return Ok(());
         }
         let size = entry.size();
+        self.remember(path.len())?;
         let stored = self.file(&path, size, entry)?;
         self.found.files.insert(path, stored);
         Ok(())

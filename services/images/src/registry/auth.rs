@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -49,8 +50,8 @@ pub(super) enum Authorization {
     Nobody,
     /// By name and password.
     Basic(String, String),
-    /// By a token, got for these credentials.
-    Bearer(String, Credentials),
+    /// By a token.
+    Bearer(String),
     /// By this value of the header.
     Header(String),
 }
@@ -81,8 +82,7 @@ impl Session {
         let mut challenges = asked.map(challenges).unwrap_or_default();
         if challenges.is_empty() {
             let url = format!("{}/", self.base());
-            let reply = self.request(Method::GET, &url).send().await;
-            let reply = reply.map_err(|err| failure::of_request(self.host(), err))?;
+            let reply = self.follow(self.request(Method::GET, &url)).await?;
             challenges = self::challenges(reply.headers());
         }
         if challenges.is_empty() {
@@ -94,8 +94,7 @@ impl Session {
         let authorization = match (bearer, credentials) {
             (_, Credentials::Header(value)) => Authorization::Header(value),
             (Some(challenge), credentials) => {
-                let token = self.token(challenge, &credentials).await?;
-                Authorization::Bearer(token, credentials)
+                Authorization::Bearer(self.token(challenge, &credentials).await?)
             }
             (None, Credentials::Basic(user, password)) => Authorization::Basic(user, password),
             (None, Credentials::Anonymous) => Authorization::Nobody,
@@ -114,8 +113,8 @@ impl Session {
         match self.authorization() {
             None | Some(Authorization::Nobody) => request,
             Some(Authorization::Basic(user, password)) => request.basic_auth(user, Some(password)),
-            Some(Authorization::Bearer(token, _)) if token.is_empty() => request,
-            Some(Authorization::Bearer(token, _)) => request.bearer_auth(token),
+            Some(Authorization::Bearer(token)) if token.is_empty() => request,
+            Some(Authorization::Bearer(token)) => request.bearer_auth(token),
             Some(Authorization::Header(value)) => request.header(AUTHORIZATION, value),
         }
     }
@@ -148,7 +147,7 @@ impl Session {
 
     fn check(&self, authorization: &Authorization) -> Result<(), Failure> {
         let value = match authorization {
-            Authorization::Bearer(value, _) | Authorization::Header(value) => value,
+            Authorization::Bearer(value) | Authorization::Header(value) => value,
             Authorization::Nobody | Authorization::Basic(..) => return Ok(()),
         };
         match HeaderValue::from_str(value) {
@@ -166,7 +165,8 @@ impl Session {
     fn scopes(&self, asked: Vec<String>) -> Vec<String> {
         let rights = if self.pushing { "pull,push" } else { "pull" };
         let own = format!("repository:{}:{rights}", self.repository);
-        let others = self.sources.iter().map(|source| format!("repository:{source}:pull"));
+        let sources = if self.may_mount() { self.sources.as_slice() } else { &[] };
+        let others = sources.iter().map(|source| format!("repository:{source}:pull"));
         let mut all: Vec<String> = std::iter::once(own).chain(others).collect();
         let mut known = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(asked);
@@ -176,7 +176,17 @@ impl Session {
         all.extend(known.iter().cloned());
         let mut seen = HashSet::new();
         all.retain(|scope| seen.insert(scope.clone()));
+        if !self.may_mount() {
+            // The registry may have asked for them when we did.
+            let of = |scope: &str, source| scope.starts_with(&format!("repository:{source}:"));
+            all.retain(|scope| !self.sources.iter().any(|source| of(scope, source)));
+        }
         all
+    }
+
+    /// Whether blobs may be taken over from other repositories.
+    pub(crate) fn may_mount(&self) -> bool {
+        !self.sources.is_empty() && !self.alone.load(Ordering::Relaxed)
     }
 
     /// Gets a token: for an identity token by exchange (OAuth 2 refresh), else
@@ -186,20 +196,36 @@ impl Session {
         challenge: Challenge,
         credentials: &Credentials,
     ) -> Result<String, Failure> {
+        let mounting = self.may_mount();
+        match self.try_token(&challenge, credentials).await {
+            Err(refused) if mounting && refused.error.kind() == Kind::Unauthenticated => {}
+            other => return other,
+        }
+        // Some refuse all when one of the repositories is not for us, and none of those
+        // that blobs may be taken over from is needed.
+        self.alone.store(true, Ordering::Relaxed);
+        self.try_token(&challenge, credentials).await
+    }
+
+    async fn try_token(
+        &self,
+        challenge: &Challenge,
+        credentials: &Credentials,
+    ) -> Result<String, Failure> {
         let Challenge { realm, service, scopes } = challenge;
-        let scopes = self.scopes(scopes);
+        let scopes = self.scopes(scopes.clone());
         let request = match credentials {
             Credentials::Identity(identity) => {
                 let scope = scopes.join(" ");
                 let form = [
                     ("grant_type", "refresh_token"),
-                    ("service", &service),
+                    ("service", service),
                     ("client_id", "gantry"),
                     ("scope", &scope),
                     ("refresh_token", identity),
                 ];
                 let kind = "application/x-www-form-urlencoded";
-                self.http.post(&realm).header("content-type", kind).body(encode(&form))
+                self.http.post(realm).header("content-type", kind).body(encode(&form))
             }
             _ => {
                 let named = (!service.is_empty()).then_some(("service", service.as_str()));
@@ -214,8 +240,7 @@ impl Session {
             _ => request,
         };
         // Headers of the host are for the host: a token service may be somebody else's.
-        let reply = request.send().await;
-        let reply = reply.map_err(|err| failure::of_request(self.host(), err))?;
+        let reply = self.follow(request).await?;
         let status = reply.status();
         let stream = reply.bytes_stream().map(|r| r.map_err(std::io::Error::other)).boxed();
         let body = collect(stream, MAX_ANSWER).await?;

@@ -4,16 +4,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gantry_core::{Descriptor, Error, Result};
-use oci_client::RegistryOperation;
-use oci_client::client::{BlobResponse, LayerDescriptor};
-use oci_client::secrets::RegistryAuth;
-use oci_client::token_cache::{RegistryToken, RegistryTokenType};
 use reqwest::header::RANGE;
 use reqwest::{Method, Response, StatusCode, Url};
 
-use super::auth::Authorization;
-use super::{Failure, OciKey, Retry, Session, collect, failure};
-use crate::credentials::Credentials;
+use super::{Failure, Retry, Session, collect};
 use crate::document::is_foreign;
 
 /// Bytes of a blob.
@@ -44,67 +38,6 @@ impl Session {
     /// The bytes of a blob, from `offset` if the registry can do that and
     /// from the beginning if it can't.
     pub(crate) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobBody, Failure> {
-        self.authorized().await?;
-        match self.library_client().await? {
-            Some(client) => self.blob_by_library(client, blob, offset).await,
-            None => self.blob_by_request(blob, offset).await,
-        }
-    }
-
-    /// The client that serves ordinary hosts.
-    async fn library_client(&self) -> Result<Option<oci_client::Client>> {
-        if !self.host.is_ordinary() {
-            return Ok(None);
-        }
-        let Some(authorization) = self.authorization() else { return Ok(None) };
-        let (credentials, auth) = match &authorization {
-            Authorization::Header(_) => return Ok(None),
-            Authorization::Nobody => (Credentials::Anonymous, None),
-            Authorization::Basic(user, password) => {
-                let auth = RegistryAuth::Basic(user.clone(), password.clone());
-                let token = RegistryTokenType::Basic(user.clone(), password.clone());
-                (Credentials::Basic(user.clone(), password.clone()), Some((auth, token)))
-            }
-            Authorization::Bearer(token, credentials) => {
-                let auth = RegistryAuth::Bearer(token.clone());
-                let kept = RegistryToken::Token { token: token.clone() };
-                (credentials.clone(), Some((auth, RegistryTokenType::Bearer(kept))))
-            }
-        };
-        let (host, plain) = (self.host.authority.clone(), self.host.plain);
-        let client = self.clients.get(&OciKey { host, plain, credentials })?;
-        if let Some((auth, token)) = auth {
-            client.store_auth_if_needed(&self.host.authority, &auth).await;
-            client.tokens.insert(&self.reference(), RegistryOperation::Pull, token).await;
-        }
-        Ok(Some(client))
-    }
-
-    async fn blob_by_library(
-        &self,
-        mut client: oci_client::Client,
-        blob: &Descriptor,
-        offset: u64,
-    ) -> Result<BlobBody, Failure> {
-        let urls = elsewhere(blob).map(<[String]>::to_vec);
-        let layer = LayerDescriptor { digest: blob.digest.as_str(), urls: &urls };
-        let reference = self.reference();
-        let mut reply = client.pull_blob_stream_partial(&reference, &layer, offset, None).await;
-        if reply.as_ref().is_err_and(failure::is_unauthorized) {
-            self.authorize(None).await?;
-            if let Some(renewed) = self.library_client().await? {
-                client = renewed;
-            }
-            reply = client.pull_blob_stream_partial(&reference, &layer, offset, None).await;
-        }
-        match reply {
-            Ok(BlobResponse::Partial(body)) => Ok(BlobBody { from: offset, stream: body.stream }),
-            Ok(BlobResponse::Full(body)) => Ok(BlobBody { from: 0, stream: body.stream }),
-            Err(err) => Err(self.failure(err)),
-        }
-    }
-
-    async fn blob_by_request(&self, blob: &Descriptor, offset: u64) -> Result<BlobBody, Failure> {
         let url = self.url(&format!("blobs/{}", blob.digest));
         let range = format!("bytes={offset}-");
         let mut reply = self.send(|| self.request(Method::GET, &url).header(RANGE, &range)).await?;
@@ -118,8 +51,7 @@ impl Session {
                 Error::invalid_argument(words).with_source(err)
             })?;
             if matches!(url.scheme(), "http" | "https") {
-                let asked = self.http.get(url).header(RANGE, &range).send().await;
-                reply = asked.map_err(|err| failure::of_request(self.host(), err))?;
+                reply = self.follow(self.http.get(url).header(RANGE, &range)).await?;
             }
         }
         match reply.status() {
@@ -127,11 +59,6 @@ impl Session {
             StatusCode::OK => Ok(BlobBody { from: 0, stream: bytes_of(reply) }),
             _ => Err(self.refusal(reply).await),
         }
-    }
-
-    fn reference(&self) -> oci_client::Reference {
-        let (host, repository) = (self.host.authority.clone(), self.repository.clone());
-        oci_client::Reference::with_tag(host, repository, String::new())
     }
 }
 

@@ -1,25 +1,21 @@
 //! Connections to hosts, and who shares them.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use gantry_core::{Error, Result};
-use oci_client::client::{ClientConfig, ClientProtocol};
+use reqwest::{Url, redirect};
 
-use super::{Secrets, Session, USER_AGENT};
+use super::{MAX_REDIRECTS, Secrets, Session, USER_AGENT};
 use crate::config::Config;
-use crate::credentials::Credentials;
 use crate::hosts::{self, Host, Transport};
-
-/// Registries whose connections are kept.
-const MAX_CLIENTS: usize = 16;
 
 /// Clients for registries, kept because connections and trusted roots are
 /// expensive to set up.
 pub(crate) struct Registries {
     config: Arc<Config>,
     http: reqwest::Client,
-    clients: Arc<Clients>,
 }
 
 /// What a client is for.
@@ -30,21 +26,6 @@ enum Use {
     /// Requests whose bodies take as long as they are: nothing here limits the wait
     /// for a reply.
     Sending,
-}
-
-/// The clients of `oci_client`.
-pub(super) struct Clients {
-    config: Arc<Config>,
-    /// Guards the list alone; newest last.
-    listed: Mutex<Vec<(OciKey, oci_client::Client)>>,
-}
-
-/// What may share an `oci_client`: it knows one set of credentials a host.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct OciKey {
-    pub(super) host: String,
-    pub(super) plain: bool,
-    pub(super) credentials: Credentials,
 }
 
 /// What a session is for.
@@ -62,8 +43,7 @@ impl Registries {
         // Fails when the process has a provider already, which then serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = builder(&config, Use::Asking).build().map_err(unusable)?;
-        let clients = Clients { config: Arc::clone(&config), listed: Mutex::default() };
-        Ok(Self { config, http, clients: Arc::new(clients) })
+        Ok(Self { config, http })
     }
 
     /// Speaks to a host.
@@ -88,11 +68,11 @@ impl Registries {
             host,
             http,
             uploads,
-            clients: Arc::clone(&self.clients),
             config: Arc::clone(&self.config),
             repository: purpose.repository.to_owned(),
             pushing: purpose.pushing,
             sources: purpose.sources.to_vec(),
+            alone: AtomicBool::new(false),
             secrets,
             authorization: Mutex::default(),
             answer: tokio::sync::Mutex::default(),
@@ -135,37 +115,25 @@ impl Registries {
     }
 }
 
-impl Clients {
-    /// The client for a host as somebody.
-    pub(super) fn get(&self, key: &OciKey) -> Result<oci_client::Client> {
-        let mut clients = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = clients.iter().find(|(k, _)| k == key) {
-            return Ok(client.clone());
-        }
-        let config = ClientConfig {
-            protocol: if key.plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            platform_resolver: None,
-            read_timeout: Some(self.config.read_timeout),
-            connect_timeout: Some(self.config.connect_timeout),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        let client = oci_client::Client::try_from(config)
-            .map_err(|err| Error::internal("set up the registry client").with_source(err))?;
-        if clients.len() >= MAX_CLIENTS {
-            clients.remove(0);
-        }
-        clients.push((key.clone(), client.clone()));
-        Ok(client)
-    }
-}
-
 fn builder(config: &Config, of: Use) -> reqwest::ClientBuilder {
-    let client =
-        reqwest::Client::builder().connect_timeout(config.connect_timeout).user_agent(USER_AGENT);
+    let client = reqwest::Client::builder()
+        .connect_timeout(config.connect_timeout)
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::custom(within_a_host));
     match of {
         Use::Asking => client.read_timeout(config.read_timeout),
         Use::Sending => client,
+    }
+}
+
+/// Follows a redirect that stays where it is; one to elsewhere is for
+/// [`Session::follow`], because it must not take along what is for this host alone.
+fn within_a_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let stays = |from: &Url| from.origin() == attempt.url().origin();
+    match attempt.previous().first() {
+        Some(from) if !stays(from) => attempt.stop(),
+        _ if attempt.previous().len() > MAX_REDIRECTS => attempt.error("too many redirects"),
+        _ => attempt.follow(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gantry_core::{Error, Kind};
-use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
+use oci_client::errors::OciEnvelope;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
@@ -82,64 +82,11 @@ impl Session {
         );
         Failure::new(kind, words, Retry::Never)
     }
-
-    /// An error of the client library.
-    pub(super) fn failure(&self, err: OciDistributionError) -> Failure {
-        use OciDistributionError as E;
-        let host = self.host();
-        match err {
-            E::UnauthorizedError { .. } => self.denied(Kind::Unauthenticated, ""),
-            E::AuthenticationFailure(body) => {
-                self.denied(Kind::Unauthenticated, &detail(body.as_bytes()))
-            }
-            E::ServerError { code, message, .. } => {
-                let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
-                self.refused(status, message.as_bytes(), None)
-            }
-            E::RegistryError { envelope, .. } => {
-                let words = in_words(&envelope);
-                let codes = envelope.errors.iter().map(|e| status_of(&e.code));
-                let status = codes.flatten().next().unwrap_or(StatusCode::BAD_REQUEST);
-                self.refused(status, words.as_bytes(), None)
-            }
-            E::RequestError(err) => of_request(host, err),
-            E::IoError(err) => of_stream(err),
-            E::DigestError(err) => {
-                Error::data_loss("content does not match its digest").with_source(err).into()
-            }
-            other => Error::internal(format!("unexpected answer of registry {host}"))
-                .with_source(other)
-                .into(),
-        }
-    }
-}
-
-pub(super) fn is_unauthorized(err: &OciDistributionError) -> bool {
-    match err {
-        OciDistributionError::UnauthorizedError { .. } => true,
-        OciDistributionError::RegistryError { envelope, .. } => {
-            envelope.errors.iter().any(|e| e.code == OciErrorCode::Unauthorized)
-        }
-        _ => false,
-    }
 }
 
 fn passing(host: &str, status: StatusCode, detail: &str) -> Failure {
     let words = format!("registry {host} can't serve now: {status}{detail}");
     Failure::new(Kind::Unavailable, words, Retry::Always)
-}
-
-fn status_of(code: &OciErrorCode) -> Option<StatusCode> {
-    use OciErrorCode as C;
-    match code {
-        C::BlobUnknown | C::ManifestUnknown | C::NameUnknown | C::NotFound => {
-            Some(StatusCode::NOT_FOUND)
-        }
-        C::Unauthorized => Some(StatusCode::UNAUTHORIZED),
-        C::Denied => Some(StatusCode::FORBIDDEN),
-        C::Toomanyrequests => Some(StatusCode::TOO_MANY_REQUESTS),
-        _ => None,
-    }
 }
 
 /// What a registry says in the body of an error, as `: words` or nothing.
@@ -180,6 +127,12 @@ pub(super) fn of_request(host: &str, err: reqwest::Error) -> Failure {
     Failure { error, retry, after: None }
 }
 
+/// A registry whose redirects do not come to an end.
+pub(super) fn redirected(host: &str) -> Failure {
+    let words = format!("registry {host} redirects too often");
+    Failure::new(Kind::Unavailable, words, Retry::Never)
+}
+
 /// A registry that takes no more of an upload.
 pub(super) fn stalled(host: &str) -> Failure {
     let words = format!("registry {host} takes no more of what it is sent");
@@ -201,9 +154,6 @@ fn of_tls(host: &str, err: &rustls::Error) -> String {
 
 /// A body that broke off.
 pub(crate) fn of_stream(err: std::io::Error) -> Failure {
-    if let Some(mismatch) = find::<oci_client::errors::DigestError>(&err) {
-        return Error::data_loss(format!("content does not match its digest: {mismatch}")).into();
-    }
     let error = Error::unavailable("the transfer broke off").with_source(err);
     Failure { error, retry: Retry::Always, after: None }
 }

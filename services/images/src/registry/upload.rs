@@ -52,16 +52,18 @@ impl Session {
     }
 
     async fn has(&self, what: &str, is_it: impl Fn(&HeaderMap) -> bool) -> Result<bool> {
-        patiently!(self, self.try_has(what, &is_it))
+        let url = self.url(what);
+        patiently!(self, self.is_at(&url, &is_it))
     }
 
-    async fn try_has(
-        &self,
-        what: &str,
-        is_it: impl Fn(&HeaderMap) -> bool,
-    ) -> Result<bool, Failure> {
-        let url = self.url(what);
-        let head = || self.request(Method::HEAD, &url).header(ACCEPT, super::accepted());
+    /// Whether another repository has a blob that we may see.
+    pub(crate) async fn is_in(&self, repository: &str, digest: &Digest) -> bool {
+        let url = self.url_in(repository, &format!("blobs/{digest}"));
+        self.is_at(&url, |_| true).await.unwrap_or(false)
+    }
+
+    async fn is_at(&self, url: &str, is_it: impl Fn(&HeaderMap) -> bool) -> Result<bool, Failure> {
+        let head = || self.request(Method::HEAD, url).header(ACCEPT, super::accepted());
         let reply = self.send(head).await?;
         match reply.status() {
             StatusCode::NOT_FOUND => Ok(false),

@@ -239,7 +239,16 @@ async fn archives_that_lie_leave_nothing() {
     long_name.set_size(huge.len() as u64);
     long_name.set_cksum();
     let long_name = [long_name.as_bytes().as_slice(), &huge].concat();
-    let table: [(Vec<u8>, Kind, &str); 14] = [
+    let mut links = tar::Builder::new(Vec::new());
+    for i in 0..3000 {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_size(0);
+        let path = format!("{i}/{}", "x/".repeat(1500));
+        links.append_link(&mut header, path, "y/".repeat(1500)).unwrap();
+    }
+    let table: [(Vec<u8>, Kind, &str); 15] = [
+        (links.into_inner().unwrap(), Kind::ResourceExhausted, "names"),
         (long_name, Kind::ResourceExhausted, "too long"),
         (with(&layer, Some(b"other bytes")), Kind::DataLoss, "holds sha256"),
         (with(&layer, None), Kind::NotFound, digest.as_str()),

@@ -1,5 +1,8 @@
 //! Who we are to registries.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gantry_core::Kind;
@@ -124,6 +127,30 @@ async fn a_token_that_expired_is_renewed() {
     .await;
     let world = World::new().await;
     world.pull(&fake.push(&small(), "a", "b")).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_pull_has_a_token_of_its_own() {
+    let issued = AtomicUsize::new(0);
+    let fake = Fake::scripted(move |request, _| {
+        if request.path.starts_with("/token") {
+            let token = format!("a.b.{}", issued.fetch_add(1, Relaxed) + 1);
+            return Action::Answer(200, vec![], format!(r#"{{"token": "{token}"}}"#));
+        }
+        // Only the latest is good.
+        if authorization(request) == format!("Bearer a.b.{}", issued.load(Relaxed)) {
+            return Action::Serve;
+        }
+        let host = &request.headers["host"];
+        refuse(format!("Bearer realm=\"http://{host}/token\",service=\"s\""))
+    })
+    .await;
+    let world = World::new().await;
+    let other = Image::new(Compression::Gzip, &[vec![Entry::File("other", b"b".to_vec())]]);
+    for (image, name) in [(small(), "a"), (other, "b")] {
+        world.pull(&fake.push(&image, name, "t")).await.unwrap();
+    }
+    assert_eq!(fake.requests("/token").len(), 2);
 }
 
 #[tokio::test]

@@ -37,12 +37,17 @@ pub(crate) enum Action {
     Hang,
     /// Wait until the test lets go, then serve.
     Wait(Arc<tokio::sync::Semaphore>),
+    /// Answer with this status and a body that does not end.
+    Endless(u16),
     /// Answer this.
     Answer(u16, Vec<(&'static str, String)>, String),
 }
 
 /// Bytes of a body that are read at a time.
 const PIECE: usize = 64 << 10;
+
+/// Bytes of a body that does not end which are sent.
+const ENDLESS: usize = 1 << 20;
 
 type Script = dyn Fn(&Request, usize) -> Action + Send + Sync;
 
@@ -165,6 +170,13 @@ async fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
         Action::Hang => {
             let mut rest = Vec::new();
             return stream.read_to_end(&mut rest).await.map(drop);
+        }
+        Action::Endless(status) => {
+            let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&vec![b'x'; ENDLESS]).await?;
+            // What would come next is waited for until the client has had enough.
+            return stream.read_to_end(&mut Vec::new()).await.map(drop);
         }
         Action::Wait(gate) => drop(gate.acquire().await),
         Action::Answer(status, headers, body) => {

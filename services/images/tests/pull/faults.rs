@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gantry_core::Kind;
+use gantry_core::collector::Collector;
 use tokio::sync::Semaphore;
 
 use crate::fake::{Action, Fake};
@@ -204,6 +205,52 @@ async fn what_does_not_pass_is_said() {
     assert!(err.to_string().starts_with(&words), "{err}");
     assert_eq!(fake.requests("/manifests/").len(), 3, "attempts are bounded");
     world.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_refusal_without_an_end() {
+    let image = large();
+    let big = image.layers[1].clone();
+    let fake = Fake::scripted(move |request, _| match is_blob(&request.path, &big) {
+        true => Action::Endless(404),
+        false => Action::Serve,
+    })
+    .await;
+    let world = World::with(impatient()).await;
+    let err = world.pull(&fake.push(&image, "a", "b")).await.unwrap_err();
+    assert_eq!(err.kind(), Kind::NotFound, "{err}");
+    assert_eq!(fake.fetched(&image.layers[1]).len(), 1);
+}
+
+#[tokio::test]
+async fn attempts_at_an_image_share_a_lease() {
+    let image = large();
+    let big = image.layers[1].clone();
+    let fake = Fake::scripted(move |request, times| match times {
+        _ if !is_blob(&request.path, &big) => Action::Serve,
+        0 => Action::Cut(2 * MIB),
+        // The rest of the first pull, and all of the second.
+        1..=6 => Action::Answer(503, vec![], String::new()),
+        _ => Action::Serve,
+    })
+    .await;
+    let (reference, world) = (fake.push(&image, "a", "b"), World::new().await);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let err = world.pull(&reference).await.unwrap_err();
+        assert_eq!(err.kind(), Kind::Unavailable, "{err}");
+        let leases = world.leases.list(&world.ctx, &Default::default()).await.unwrap();
+        assert_eq!(leases.len(), 1);
+        held = world.leases.resources(&world.ctx, &leases[0].id).await.unwrap();
+    }
+    let has = |kind: &str, id: &str| held.iter().any(|r| r.kind == kind && r.id == id);
+    assert!(has("content", image.layers[0].digest().as_str()), "{held:?}");
+    world.collector.collect().await.unwrap();
+    world.pull(&reference).await.unwrap();
+    assert_eq!(fake.fetched(&image.layers[0]).len(), 1, "the first attempt's is still here");
+    let last = fake.fetched(&image.layers[1]).pop().unwrap();
+    assert_eq!(last.headers["range"], "bytes=2097152-");
+    assert_eq!(world.lease_count().await, 0);
 }
 
 #[tokio::test]

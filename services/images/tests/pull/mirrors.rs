@@ -1,6 +1,7 @@
 //! Registries with mirrors, and what requests say of registries.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use gantry_core::collector::Collector;
 use gantry_core::{Kind, Labels, media_type};
@@ -61,6 +62,100 @@ async fn a_mirror_comes_first_and_the_registry_is_asked_for_the_rest() {
     assert!(!blobs.is_empty() && blobs.iter().all(|r| r.headers["x-own"] == "yes"));
     assert!(server.requests("/blobs/").is_empty(), "the mirrors had them all");
     assert!(!server.requests("/manifests/t").is_empty());
+}
+
+/// A world in which `server` has these mirrors, each with a header of its own.
+async fn mirrored(dir: &Path, server: &Fake, mirrors: &[&Fake]) -> World {
+    let entry = |mirror: &&Fake| {
+        let host = format!("host.\"http://{}\"", mirror.host());
+        format!("[{host}]\ncapabilities = [\"pull\"]\n[{host}.header]\nx-key = \"k\"\n")
+    };
+    write(dir, &server.host(), &mirrors.iter().map(entry).collect::<String>());
+    World::with(gantry_images::Config { hosts: Some(dir.into()), ..quick() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_are_for_the_host_that_they_are_given_for() {
+    let (image, dir) = (image(1), tempfile::tempdir().unwrap());
+    let (server, elsewhere) = (Fake::good().await, Fake::good().await);
+    elsewhere.push(&image, "a", "t");
+    let target = elsewhere.host();
+    let mirror = Fake::scripted(move |request, _| {
+        let (own, moved) = (&request.headers["host"], request.path.replace("/v2/", "/moved/"));
+        let to = match (request.path.contains("/blobs/"), request.path.starts_with("/v2/")) {
+            (false, _) => return Action::Serve,
+            (true, true) => format!("http://{own}{moved}"),
+            (true, false) => format!("http://{target}{}", request.path),
+        };
+        Action::Answer(307, vec![("location", to)], String::new())
+    })
+    .await;
+    mirror.push(&image, "a", "t");
+    let world = mirrored(dir.path(), &server, &[&mirror]).await;
+    let headers = [("x-request".to_owned(), "1".to_owned())].into();
+    let resolver = types::RegistryResolver { headers, ..Default::default() };
+    let reference = server.push(&image, "a", "t");
+    let from = types::OciRegistry { reference, resolver: Some(resolver) };
+    world.move_images(&from, &store("mine")).await.unwrap();
+
+    let has = |name: &'static str| move |r: &crate::fake::Request| r.headers.contains_key(name);
+    assert!(server.requests("/v2/").iter().all(has("x-request")));
+    assert!(server.requests("/blobs/").is_empty(), "the mirror had them all");
+    let asked = mirror.requests("");
+    assert!(!mirror.requests("/moved/").is_empty());
+    assert!(asked.iter().all(has("x-key")), "{asked:?}");
+    assert!(!asked.iter().any(has("x-request")), "{asked:?}");
+    let asked = elsewhere.requests("/moved/a/blobs/");
+    assert_eq!(asked.len(), 2, "a layer and the configuration");
+    assert!(asked.iter().all(has("range")), "{asked:?}");
+    assert!(!asked.iter().any(|r| has("x-key")(r) || has("x-request")(r)), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_come_to_an_end() {
+    // Two hosts that point at each other.
+    let other = Arc::new(std::sync::OnceLock::<String>::new());
+    let round = |to: Arc<std::sync::OnceLock<String>>| {
+        move |request: &crate::fake::Request, _: usize| {
+            let to = format!("http://{}{}", to.get().unwrap(), request.path);
+            Action::Answer(307, vec![("location", to)], String::new())
+        }
+    };
+    let first = Fake::scripted(round(Arc::clone(&other))).await;
+    let back = Arc::new(std::sync::OnceLock::from(first.host()));
+    let second = Fake::scripted(round(back)).await;
+    other.set(second.host()).unwrap();
+    let world = World::new().await;
+    let err = world.pull(&format!("{}/a:t", first.host())).await.unwrap_err();
+    assert_eq!(err.kind(), Kind::Unavailable, "{err}");
+    assert!(err.to_string().contains("redirects too often"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_with_other_bytes_is_passed_over() {
+    let (image, dir) = (image(1), tempfile::tempdir().unwrap());
+    let (server, wrong) = (Fake::good().await, Fake::scripted(|_, _| Action::Corrupt).await);
+    wrong.push(&image, "a", "t");
+    // One that breaks off as well: what the next host sends is not enough.
+    let broken = Fake::scripted(|request, times| match request.path.contains("/blobs/") {
+        true if times > 0 => Action::Answer(404, vec![], String::new()),
+        _ => Action::Cut(100 << 10),
+    })
+    .await;
+    let mut other = image.clone();
+    other.layers[0].bytes.iter_mut().for_each(|byte| *byte ^= 1);
+    broken.put(image.layers[0].digest().as_str(), &other.layers[0]);
+    let world = mirrored(dir.path(), &server, &[&broken, &wrong]).await;
+    let record = world.pull(&server.push(&image, "a", "t")).await.unwrap();
+    assert_eq!(record.target.digest, image.manifest.digest());
+    assert_eq!(world.snapshots("overlayfs").await, [image.chain().to_string()]);
+    let asked = [&broken, &wrong, &server].map(|fake| fake.fetched(&image.layers[0]));
+    let starts =
+        asked.map(|all| all.iter().map(|r| r.headers["range"].clone()).collect::<Vec<_>>());
+    assert_eq!(starts[0], ["bytes=0-", "bytes=102400-"]);
+    assert_eq!(starts[1], ["bytes=102400-", "bytes=0-"]);
+    assert_eq!(starts[2], ["bytes=0-"]);
+    assert_eq!(world.ingests().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,4 +345,37 @@ async fn what_is_not_for_this_machine_is_stored_all_the_same() {
     world.name("lacking", lacking.manifest.descriptor()).await;
     let err = world.move_images(&store("lacking"), &unpacked("x", "")).await.unwrap_err();
     assert_eq!(err.kind(), Kind::NotFound, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_has_no_more_layers_than_it_may() {
+    let world = World::with(gantry_images::Config { max_layers: 2, ..quick() }).await;
+    let fake = Fake::good().await;
+    for (count, fits) in [(2, true), (3, false)] {
+        let layers = (0..count).map(|i| vec![Entry::File("f", noise(10 * count + i, 1000))]);
+        let image = Image::new(Compression::Gzip, &layers.collect::<Vec<_>>());
+        let index = index(&[(&image, Some("amd64"))]);
+        let from = fake.push(&image, "a", "image");
+        fake.put("t", &index);
+        fake.put(index.digest().as_str(), &index);
+        for blob in image.blobs().chain([&index]) {
+            world.store(blob).await;
+        }
+        let name = format!("here-{count}");
+        world.name(&name, index.descriptor()).await;
+        let tagged = registry(&format!("{}/a:t", fake.host()));
+        let moves = [
+            world.move_images(&registry(&from), &store("x")).await.map(drop),
+            world.move_images(&tagged, &store("x")).await.map(drop),
+            world
+                .move_images(&store(&name), &registry(&format!("{}/b:t", fake.host())))
+                .await
+                .map(drop),
+            world.export(&store(&name), Default::default()).await.map(drop),
+        ];
+        for moved in moves {
+            let kind = moved.err().map(|err| err.kind());
+            assert_eq!(kind, (!fits).then_some(Kind::ResourceExhausted));
+        }
+    }
 }

@@ -82,6 +82,63 @@ async fn blobs_are_taken_over_from_other_repositories() {
     assert_eq!(fake.of_method("PUT", "/uploads/").len(), 4);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_taken_over_is_sent_at_once() {
+    // It knows the blobs by other repositories, and takes over nothing.
+    let fake = Fake::scripted(|request, _| match request.method.as_str() {
+        "HEAD" if request.path.contains("/new/blobs/") => {
+            Action::Answer(404, vec![], String::new())
+        }
+        "POST" => {
+            let location = "/v2/new/blobs/uploads/some-id?state=x".to_owned();
+            Action::Answer(202, vec![("location", location)], String::new())
+        }
+        _ => Action::Serve,
+    })
+    .await;
+    let (world, image) = (World::new().await, image("amd64", 1));
+    for name in ["one", "two"] {
+        world.pull(&fake.push(&image, name, "t")).await.unwrap();
+    }
+    let name = format!("{}/one:t", fake.host());
+    let reference = format!("{}/new:t", fake.host());
+    world.move_images(&store(&name), &registry(&reference)).await.unwrap();
+    let begun = fake.of_method("POST", "/new/blobs/uploads/");
+    assert_eq!(begun.len(), 4, "{begun:?}");
+    assert!(begun.iter().all(|r| r.path.contains("&from=one")), "{begun:?}");
+    assert_eq!(fake.of_method("PUT", "/new/blobs/uploads/some-id").len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_over_where_the_right_to_that_is_refused() {
+    let fake = Fake::scripted(|request, _| {
+        if request.path.starts_with("/token") {
+            let (pushing, foreign) = ("pull%2Cpush", "scope=repository%3Asecret%3Apull&");
+            let both =
+                request.path.contains(pushing) && format!("{}&", request.path).contains(foreign);
+            return match both {
+                true => Action::Answer(403, vec![], String::new()),
+                false => Action::Answer(200, vec![], r#"{"token": "t"}"#.into()),
+            };
+        }
+        if !request.headers.contains_key("authorization") {
+            let host = &request.headers["host"];
+            let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"s\"");
+            return Action::Answer(401, vec![("www-authenticate", challenge)], String::new());
+        }
+        let hidden = request.method == "HEAD" && request.path.contains("/new/");
+        if hidden { Action::Answer(404, vec![], String::new()) } else { Action::Serve }
+    })
+    .await;
+    let (world, image) = (World::new().await, image("amd64", 1));
+    world.pull(&fake.push(&image, "secret", "t")).await.unwrap();
+    let name = format!("{}/secret:t", fake.host());
+    let reference = format!("{}/new:t", fake.host());
+    world.move_images(&store(&name), &registry(&reference)).await.unwrap();
+    assert!(fake.of_method("POST", "mount=").is_empty());
+    assert_eq!(fake.of_method("PUT", "/new/blobs/uploads/").len(), 4);
+}
+
 /// An index for two platforms, with an attestation.
 async fn indexed(world: &World, without: Option<&str>) -> (Image, Image, Image, Blob) {
     let (amd64, arm64) = (image("amd64", 1), image("arm64", 7));
