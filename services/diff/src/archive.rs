@@ -4,6 +4,7 @@ use gantry_core::{Error, Result};
 use tar::Header;
 
 use crate::Limits;
+use crate::attributes::check_xattrs;
 use crate::bad;
 use crate::input::{BLOCK, Input};
 use crate::numbers::{Time, field};
@@ -159,6 +160,7 @@ impl Archive {
             Some(time) => time,
             None => Time { seconds: field(&old.mtime)?, nanos: 0 },
         };
+        check_xattrs(&path, &pax.xattrs)?;
         let raw = header.as_bytes();
         let device = match kind {
             Kind::Char | Kind::Block => (device(&raw[329..337])?, device(&raw[337..345])?),

@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::archive::Meta;
+use crate::archive::{Meta, Xattrs};
 use crate::bad;
 use crate::numbers::Time;
 
@@ -19,6 +19,20 @@ pub(crate) const SPECIAL: u32 = 0o7000;
 
 /// Longest value that the kernel takes (`XATTR_SIZE_MAX`).
 const MAX_VALUE: usize = 1 << 16;
+
+/// Refuses attributes that no file can have, before they are kept.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub(crate) fn check_xattrs(path: &[u8], xattrs: &Xattrs) -> Result<()> {
+    match xattrs.iter().find(|(_, value)| value.len() > MAX_VALUE) {
+        None => Ok(()),
+        Some((name, value)) => {
+            let (name, size) = (String::from_utf8_lossy(name), value.len());
+            Err(bad::entry(path, format_args!("attribute {name:.100} has {size} bytes")))
+        }
+    }
+}
 
 /// Finishes an open file or directory that was made with the permissions of
 /// `meta`. The owner comes first: setting it drops set-id bits and
@@ -75,12 +89,6 @@ fn set_xattrs(
             // They steer the overlay file system, whose layers these are.
             tracing::warn!(attribute = %shown, "left out an attribute that is overlay's own");
             continue;
-        }
-        if value.len() > MAX_VALUE {
-            return Err(bad::entry(
-                path,
-                format_args!("attribute {shown:.100} has {} bytes", value.len()),
-            ));
         }
         let Ok(name) = CString::new(name.as_slice()) else {
             return Err(bad::entry(path, "the name of an attribute holds a NUL"));

@@ -13,6 +13,9 @@ use crate::names::{MAX_PATH, join};
 
 /// Bytes of two files that are compared at once.
 const PIECE: usize = 64 << 10;
+/// Directories inside each other that are followed: each holds descriptors. No snapshot
+/// with more can be committed either.
+const MAX_DEPTH: usize = 400;
 
 /// Takes what is different: directories before what is in them, and every
 /// directory above something different.
@@ -35,9 +38,10 @@ pub(crate) trait Changes {
 /// looked into.
 ///
 /// # Errors
-/// What reading said, or `to`; `FailedPrecondition` for paths that no archive can hold.
+/// What reading said, or `to`; `FailedPrecondition` for paths that no archive can hold,
+/// and for too many directories inside each other.
 pub(crate) fn compare(left: &Directory, right: &Directory, to: &mut dyn Changes) -> Result<()> {
-    let root = Above { above: None, path: b"", place: None, told: Cell::new(true) };
+    let root = Above { above: None, path: b"", depth: 0, place: None, told: Cell::new(true) };
     Walk { to }.directory(left, right, &root)
 }
 
@@ -49,6 +53,8 @@ struct Walk<'a> {
 struct Above<'a> {
     above: Option<&'a Above<'a>>,
     path: &'a [u8],
+    /// Directories above it.
+    depth: usize,
     /// Where it lies, and itself there.
     place: Option<(&'a Directory, &'a Entry)>,
     told: Cell<bool>,
@@ -72,6 +78,12 @@ impl Walk<'_> {
         if above.path.len() > MAX_PATH {
             return Err(Error::failed_precondition(format!(
                 "{}: its path has more than {MAX_PATH} bytes, no layer can hold it",
+                show(above.path)
+            )));
+        }
+        if above.depth >= MAX_DEPTH {
+            return Err(Error::failed_precondition(format!(
+                "{}: it lies more than {MAX_DEPTH} directories deep: move it further up",
                 show(above.path)
             )));
         }
@@ -103,7 +115,8 @@ impl Walk<'_> {
                 continue;
             }
             let place = Some((right, entry));
-            let here = Above { above: Some(above), path: &path, place, told: Cell::new(false) };
+            let (depth, told) = (above.depth + 1, Cell::new(false));
+            let here = Above { above: Some(above), path: &path, depth, place, told };
             if !same {
                 self.tell(&here)?;
             }

@@ -2,9 +2,9 @@
 //! overlay file system itself does when it is changed.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use gantry_core::Result;
+use gantry_core::{Error, Result};
 use rustix::fs::{
     FileType, Mode, OFlags, Stat, copy_file_range, ioctl_ficlone, lgetxattr, llistxattr, mknodat,
     openat, readlinkat, symlinkat,
@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use crate::archive::{Meta, Xattrs};
 use crate::attributes::{is_overlay, set_named, set_open, through};
 use crate::bad;
+use crate::lower::is_metacopy;
 use crate::numbers::Time;
 use crate::tree::Dir;
 
@@ -45,20 +46,32 @@ fn xattrs(path: &CStr) -> Result<Xattrs, Errno> {
         let mut value = vec![0; 1 << 16];
         let len = lgetxattr(path, name, value.as_mut_slice())?;
         value.truncate(len);
+        // It may be kept until the end of the layer.
+        value.shrink_to_fit();
         found.push((name.to_bytes().to_vec(), value));
     }
     Ok(found)
 }
 
+/// The lower directory that something is copied from.
+pub(crate) struct Origin<'a> {
+    pub(crate) dir: &'a OwnedFd,
+    /// The attribute that makes directories opaque there.
+    pub(crate) opaque: &'a CStr,
+}
+
 /// Copies a file, link, device or FIFO into an upper directory.
+///
+/// # Errors
+/// `FailedPrecondition` for a file whose data lie further below.
 pub(crate) fn copy_up(
-    from: impl AsFd,
+    from: &Origin<'_>,
     name: &CStr,
     stat: &Stat,
     to: &Dir,
     path: &[u8],
 ) -> Result<()> {
-    let from = from.as_fd();
+    let Origin { dir: from, opaque } = *from;
     let failed = |err| bad::system("copy it from the layers below", path, err);
     let meta = meta_of(from, name, stat).map_err(failed)?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -66,6 +79,13 @@ pub(crate) fn copy_up(
             let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let source =
                 openat(from, name, flags | OFlags::RDONLY, Mode::empty()).map_err(failed)?;
+            if is_metacopy(&source, opaque) {
+                return Err(Error::failed_precondition(format!(
+                    "layer entry {}: the layers below have it without its data, from an overlay \
+                     mounted with metacopy=on: such snapshots can't be built upon",
+                    bad::show(path)
+                )));
+            }
             let create = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let target = openat(&to.fd, name, create, Mode::RUSR | Mode::WUSR).map_err(failed)?;
             if ioctl_ficlone(&target, &source).is_err() {

@@ -5,7 +5,7 @@ use rustix::fs::{AtFlags, FileType, linkat, statat};
 use rustix::io::Errno;
 
 use crate::bad;
-use crate::copy_up::copy_up;
+use crate::copy_up::{Origin, copy_up};
 use crate::lower::is_whiteout;
 use crate::names::{c_name, join, parts};
 use crate::tree::Missing;
@@ -48,8 +48,9 @@ impl Unpacker {
             None => {
                 let lower = self.tree.lower.entry(&dir.path, &name)?;
                 let (from, stat) = lower.ok_or_else(missing)?;
-                copy_up(&from[0], &name, &stat, &dir, &path)?;
-                self.tree.note_made(&path);
+                let from = Origin { dir: &from[0], opaque: self.tree.opaque_attribute };
+                copy_up(&from, &name, &stat, &dir, &path)?;
+                self.tree.note_made(&path)?;
                 if path == place.path {
                     return Ok(());
                 }

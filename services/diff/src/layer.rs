@@ -115,6 +115,10 @@ impl<W: Write> Changes for LayerWriter<W> {
         let mut records = Vec::new();
         for (name, value) in dir.xattrs(path, entry)? {
             match String::from_utf8(name) {
+                // A key ends at the first one: the rest would become part of the value.
+                Ok(name) if name.contains('=') => {
+                    tracing::warn!(path = show(path), "left out an attribute with = in its name");
+                }
                 Ok(name) => records.push((format!("SCHILY.xattr.{name}"), value)),
                 Err(_) => tracing::warn!(path = show(path), "left out an attribute not in UTF-8"),
             }

@@ -48,12 +48,15 @@ pub struct Limits {
     pub max_size: u64,
     /// Entries.
     pub max_entries: u64,
+    /// Bytes of memory for what is remembered until the end of the layer: paths, and the
+    /// attributes of directories.
+    pub max_kept: usize,
 }
 
 /// Far more than any image has, and few enough to end.
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_size: 256 << 30, max_entries: 20_000_000 }
+        Self { max_size: 256 << 30, max_entries: 20_000_000, max_kept: 128 << 20 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -157,6 +157,17 @@ impl std::ops::Deref for LowerDirs {
 /// Whether overlay takes this for "there is nothing of this name".
 pub(crate) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Whether a file has only its attributes: overlay's `metacopy=on` leaves the data in the
+/// layers below, and zeros in their place. `opaque`: as for [`is_opaque`].
+pub(crate) fn is_metacopy(file: impl AsFd, opaque: &CStr) -> bool {
+    let attribute = if opaque.to_bytes().starts_with(b"user.") {
+        c"user.overlay.metacopy"
+    } else {
+        c"trusted.overlay.metacopy"
+    };
+    rustix::fs::fgetxattr(file, attribute, [0u8; 0].as_mut_slice()).is_ok()
 }
 
 /// Whether a directory hides those of its name below it.

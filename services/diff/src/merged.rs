@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::attributes::{is_overlay, through};
 use crate::bad::show;
-use crate::lower::{AT, is_opaque, is_whiteout};
+use crate::lower::{AT, is_metacopy, is_opaque, is_whiteout};
 use crate::target::{layers_of, overlay_option};
 
 /// Longest list of names, and longest value, of extended attributes.
@@ -174,8 +174,16 @@ impl Directory {
     pub(crate) fn open(&self, path: &[u8], entry: &Entry) -> Result<OwnedFd> {
         // It may have become a FIFO, which must not keep us waiting.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        openat(&self.layers[entry.layer].fd, &entry.name, flags, Mode::empty())
-            .map_err(|err| failed("open", path, err))
+        let file = openat(&self.layers[entry.layer].fd, &entry.name, flags, Mode::empty())
+            .map_err(|err| failed("open", path, err))?;
+        if is_metacopy(&file, self.opaque) {
+            return Err(Error::failed_precondition(format!(
+                "{} was changed in an overlay mounted with metacopy=on, without its data: such \
+                 snapshots can't be compared",
+                show(path)
+            )));
+        }
+        Ok(file)
     }
 
     /// What a symbolic link in it says.

@@ -106,7 +106,7 @@ fn hash(pieces: &Receiver<Bytes>) -> (Digest, u64) {
 fn make_files(pieces: Receiver<Result<Bytes>>, target: Target, limits: Limits) -> Result<()> {
     own_umask()?;
     let mut archive = Archive::new(Input::new(pieces), limits);
-    let mut unpacker = Unpacker::open(target)?;
+    let mut unpacker = Unpacker::open(target, limits)?;
     while let Some(entry) = archive.next()? {
         unpacker.apply(&entry, &mut archive.input)?;
     }

@@ -27,6 +27,12 @@ const MAX_LINKS: usize = 40;
 /// Directories that are kept open at most.
 const MAX_OPEN: usize = 64;
 
+/// What a path takes in memory beside its bytes.
+const PATH: usize = size_of::<Vec<u8>>();
+
+/// What an attribute takes in memory beside the bytes of its name and value.
+const PAIR: usize = 2 * size_of::<Vec<u8>>();
+
 /// A directory of the tree, open.
 pub(crate) struct Dir {
     pub(crate) fd: OwnedFd,
@@ -55,7 +61,7 @@ pub(crate) struct Tree {
     /// Whether the layers below are unknown.
     pub(crate) detached: bool,
     pub(crate) lower: Lower,
-    opaque_attribute: &'static CStr,
+    pub(crate) opaque_attribute: &'static CStr,
     /// Whether the root was empty: everything in it is of this layer.
     pub(crate) fresh: bool,
     /// Open directories by the path they were asked for.
@@ -67,10 +73,13 @@ pub(crate) struct Tree {
     /// Attributes that directories get at the end, when nothing changes
     /// their times any more.
     later: BTreeMap<Vec<u8>, Meta>,
+    /// Bytes that `opaque`, `made` and `later` may still take. What is removed from them
+    /// gives nothing back: only an odd layer brings the same path again and again.
+    room: usize,
 }
 
 impl Tree {
-    pub(crate) fn open(target: &Target) -> Result<Self> {
+    pub(crate) fn open(target: &Target, room: usize) -> Result<Self> {
         let failed =
             |err: Errno| Error::io(format!("open {:?} to apply a layer", target.root), err.into());
         let fd = openat(CWD, &target.root, AT - OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
@@ -91,6 +100,7 @@ impl Tree {
             opaque: BTreeSet::new(),
             made: BTreeSet::new(),
             later: BTreeMap::new(),
+            room,
         })
     }
 
@@ -238,10 +248,10 @@ impl Tree {
                 let stat = fstat(&below).map_err(failed)?;
                 let meta = meta_of(&below, c".", &stat).map_err(failed)?;
                 mkdirat(&dir.fd, &c, Mode::RWXU).map_err(failed)?;
-                self.later.insert(path.clone(), meta);
+                self.set_later(path.clone(), meta)?;
             }
         }
-        self.note_made(&path);
+        self.note_made(&path)?;
         let fd = openat(&dir.fd, &c, AT, Mode::empty()).map_err(failed)?;
         self.opened(entry, dir, name, fd).map(Step::Down)
     }
@@ -264,6 +274,7 @@ impl Tree {
         let target = through(&dir.fd, &c_name(&path, name)?);
         lsetxattr(&target, self.opaque_attribute, b"y", XattrFlags::empty())
             .map_err(|err| bad::system("make the directory opaque", &path, err))?;
+        self.take_room(path.len())?;
         self.opaque.insert(path);
         // Directories that are open don't know yet.
         self.open.clear();
@@ -308,10 +319,12 @@ impl Tree {
     }
 
     /// Remembers that this layer made something.
-    pub(crate) fn note_made(&mut self, path: &[u8]) {
+    pub(crate) fn note_made(&mut self, path: &[u8]) -> Result<()> {
         if !self.fresh {
+            self.take_room(path.len())?;
             self.made.insert(path.to_vec());
         }
+        Ok(())
     }
 
     /// Whether this layer made something.
@@ -320,8 +333,25 @@ impl Tree {
     }
 
     /// Gives a directory its attributes at the end.
-    pub(crate) fn set_later(&mut self, path: Vec<u8>, meta: &Meta) {
-        self.later.insert(path, meta.clone());
+    ///
+    /// The extended ones wait, too: a default ACL would be inherited by what the layer
+    /// makes in the directory.
+    pub(crate) fn set_later(&mut self, path: Vec<u8>, meta: Meta) -> Result<()> {
+        let xattrs = meta.xattrs.iter().map(|(name, value)| PAIR + name.len() + value.len());
+        self.take_room(path.len() + size_of::<Meta>() + xattrs.sum::<usize>())?;
+        self.later.insert(path, meta);
+        Ok(())
+    }
+
+    /// Counts what is remembered until the end: a path, and so many bytes with it.
+    fn take_room(&mut self, bytes: usize) -> Result<()> {
+        self.room = self.room.checked_sub(PATH + bytes).ok_or_else(|| {
+            Error::resource_exhausted(
+                "layer has too many paths, or attributes of directories, to be kept in memory \
+                 until its end: raise the limit or refuse the image",
+            )
+        })?;
+        Ok(())
     }
 
     /// Gives all directories their attributes.

@@ -13,6 +13,7 @@ use rustix::fs::{
 use rustix::io::{Errno, pwrite, write};
 use rustix::process::{getegid, geteuid};
 
+use crate::Limits;
 use crate::archive::{Entry, Kind, Meta};
 use crate::attributes::{SPECIAL, set_named, set_open};
 use crate::bad;
@@ -40,9 +41,9 @@ pub(crate) struct Place<'a> {
 }
 
 impl Unpacker {
-    pub(crate) fn open(target: Target) -> Result<Self> {
+    pub(crate) fn open(target: Target, limits: Limits) -> Result<Self> {
         let me = (geteuid().as_raw(), getegid().as_raw());
-        Ok(Self { tree: Tree::open(&target)?, me })
+        Ok(Self { tree: Tree::open(&target, limits.max_kept)?, me })
     }
 
     /// Applies one entry and reads its data up to the next header.
@@ -63,7 +64,7 @@ impl Unpacker {
             if entry.kind != Kind::Directory {
                 return Err(bad::entry(&entry.path, "the root can only be a directory"));
             }
-            self.tree.set_later(Vec::new(), &entry.meta);
+            self.tree.set_later(Vec::new(), entry.meta.clone())?;
             return Ok(false);
         };
         let marker = Marker::of(&entry.path, parts)?;
@@ -88,7 +89,7 @@ impl Unpacker {
             Kind::Symlink => self.symlink(&place)?,
             Kind::Char | Kind::Block | Kind::Fifo => self.node(&place)?,
         }
-        self.tree.note_made(&place.path);
+        self.tree.note_made(&place.path)?;
         Ok(entry.kind == Kind::File)
     }
 
@@ -152,8 +153,7 @@ impl Unpacker {
             }
             Err(err) => return Err(failed(err)),
         }
-        self.tree.set_later(place.path.clone(), &place.entry.meta);
-        Ok(())
+        self.tree.set_later(place.path.clone(), place.entry.meta.clone())
     }
 
     fn symlink(&mut self, place: &Place<'_>) -> Result<()> {

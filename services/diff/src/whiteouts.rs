@@ -69,10 +69,7 @@ impl Unpacker {
     fn mark_name(&mut self, entry: &[u8], dir: &Dir, name: &CString) -> Result<()> {
         let kind = FileType::CharacterDevice;
         match mknodat(&dir.fd, name, kind, Mode::empty(), 0) {
-            Ok(()) => {
-                self.tree.note_made(&join(&dir.path, name.to_bytes()));
-                Ok(())
-            }
+            Ok(()) => self.tree.note_made(&join(&dir.path, name.to_bytes())),
             Err(Errno::EXIST) => {
                 let stat = statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(|err| bad::system("mark it as deleted", entry, err))?;

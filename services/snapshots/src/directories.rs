@@ -4,7 +4,7 @@ mod recovery;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use gantry_core::db::{Database, Durability, Transaction, blocking, write_blocking};
@@ -41,6 +41,10 @@ struct Inner<B> {
     numbers: Numbers,
     trash: Trash,
     flush: Flush,
+    /// Held by who gives a snapshot lost files back, so that nobody takes the directory of
+    /// another for what is left of the lost one. It covers a look and two renames; that it
+    /// happens at all is rare, so all snapshots share it.
+    restoring: Mutex<()>,
 }
 
 impl<B: Backend> Directories<B> {
@@ -66,6 +70,7 @@ impl<B: Backend> Directories<B> {
             numbers: Numbers::new(B::NAME),
             trash: Trash::new(&root)?,
             flush: Flush::new(&root)?,
+            restoring: Mutex::default(),
             root,
         };
         inner.recover()?;

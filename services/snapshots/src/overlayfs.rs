@@ -33,6 +33,8 @@ impl Overlayfs {
         let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
         if !whole && !map.is_empty() {
             common.push("userxattr".to_owned());
+        } else {
+            common.extend(off(Path::new("/sys/module/overlay/parameters")));
         }
         Self { common, remap_ids: idmap::is_supported() }
     }
@@ -110,6 +112,19 @@ impl Backend for Overlayfs {
     }
 }
 
+/// Turns off what the kernel was told to do by default with changed files and directories:
+/// leave the data of the one and the content of the other in the layers below, under a note
+/// that only it follows. Differences and copies of such snapshots would be wrong.
+///
+/// Not for mounts with `userxattr`, which do neither by themselves, and refuse
+/// `redirect_dir=off` where that means to follow such notes.
+fn off(parameters: &Path) -> impl Iterator<Item = String> {
+    ["redirect_dir", "metacopy"]
+        .into_iter()
+        .filter(|name| fs::read_to_string(parameters.join(name)).is_ok_and(|is| is.trim() == "Y"))
+        .map(|name| format!("{name}=off"))
+}
+
 /// Gives a content directory owner and mode of the one below it, since it is
 /// the one that shows in the merged file system.
 fn inherit(parent: &Path, content: &Path) -> Result<()> {
@@ -133,6 +148,18 @@ mod tests {
 
     use super::*;
     use gantry_core::Labels;
+
+    #[test]
+    fn what_the_kernel_does_by_default_is_turned_off() {
+        let parameters = tempfile::tempdir().unwrap();
+        let off = || off(parameters.path()).collect::<Vec<_>>();
+        assert_eq!(off(), [""; 0], "an old kernel has neither");
+        fs::write(parameters.path().join("redirect_dir"), "N\n").unwrap();
+        fs::write(parameters.path().join("metacopy"), "Y\n").unwrap();
+        assert_eq!(off(), ["metacopy=off"]);
+        fs::write(parameters.path().join("redirect_dir"), "Y\n").unwrap();
+        assert_eq!(off(), ["redirect_dir=off", "metacopy=off"]);
+    }
 
     #[test]
     fn owners_are_shifted_where_labels_say_so() {

@@ -201,7 +201,9 @@ impl Store<'_> {
             return Err(taken(key));
         }
         if let Some(parent) = parent {
-            let now = found.get(parent).ok_or_else(|| missing(parent))?;
+            let now = found.get(parent).ok_or_else(|| {
+                Error::not_found(format!("parent snapshot {parent} does not exist: not found"))
+            })?;
             if record.below.first() != Some(&now.number) {
                 return Err(Error::new(
                     gantry_core::Kind::Aborted,
@@ -371,7 +373,7 @@ pub(crate) fn target_exists(target: &str) -> Error {
 }
 
 pub(crate) fn taken(name: &str) -> Error {
-    Error::already_exists(format!("snapshot {name}: already exists"))
+    Error::already_exists(format!("snapshot {name:?}: already exists"))
 }
 
 pub(crate) fn missing(name: &str) -> Error {

@@ -77,7 +77,7 @@ conformance! {
 
 /// Takes events down.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<(String, Any)>>);
+pub(crate) struct Recorder(Mutex<Vec<(String, Any)>>);
 
 impl Events for Recorder {
     fn publish(&self, _: &Context, topic: &str, event: Any) -> Result<()> {

@@ -182,6 +182,55 @@ fn equal_times_in_whole_seconds_say_nothing() {
     assert_eq!(differences(&bind(one.path()), &bind(other.path())), [""; 0]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attribute_whose_name_no_record_can_hold_is_left_out() {
+    let (made, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(made.path().join("f"), "x").unwrap();
+    for (name, value) in [("trusted.a=b", b"forged"), ("trusted.c", b"honest")] {
+        setxattr(made.path().join("f"), name, value, XattrFlags::empty()).unwrap();
+    }
+    apply(layer(&[], &bind(made.path())), copy.path()).await;
+    let mut value = [0; 16];
+    let mut get = |name: &str| {
+        let len = rustix::fs::getxattr(copy.path().join("f"), name, value.as_mut_slice());
+        len.map(|len| value[..len].to_vec())
+    };
+    assert_eq!(get("trusted.c").unwrap(), b"honest");
+    assert_eq!(get("trusted.a"), Err(rustix::io::Errno::NODATA));
+}
+
+#[test]
+fn files_without_their_data_are_refused() {
+    let top = TempDir::new().unwrap();
+    let (low, up) = (top.path().join("low"), top.path().join("up"));
+    for dir in [&low, &up] {
+        fs::create_dir(dir).unwrap();
+        File::create(dir.join("f")).unwrap().set_len(4096).unwrap();
+    }
+    fs::set_permissions(up.join("f"), fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = || {
+        let right = Directory::of_mounts(&overlay(&[&low], &up)).unwrap();
+        let left = Directory::of_mounts(&bind(&low)).unwrap();
+        compare(&left, &right, &mut LayerWriter::new(Vec::new(), None)).err().map(|e| e.kind())
+    };
+    assert_eq!(refused(), None);
+    setxattr(up.join("f"), "trusted.overlay.metacopy", b"", XattrFlags::empty()).unwrap();
+    assert_eq!(refused(), Some(Kind::FailedPrecondition));
+}
+
+#[test]
+fn directories_too_deep_are_refused() {
+    let top = TempDir::new().unwrap();
+    let depth = |depth: usize| {
+        let dir = top.path().join(depth.to_string());
+        fs::create_dir_all(dir.join("d/".repeat(depth))).unwrap();
+        let right = Directory::of_mounts(&bind(&dir)).unwrap();
+        compare(&Directory::none(), &right, &mut Notes::default()).err().map(|err| err.kind())
+    };
+    assert_eq!(depth(399), None);
+    assert_eq!(depth(400), Some(Kind::FailedPrecondition));
+}
+
 #[test]
 fn what_cannot_be_compared_is_refused() {
     let dir = TempDir::new().unwrap();

@@ -232,6 +232,39 @@ async fn a_huge_attribute() {
 }
 
 #[tokio::test]
+async fn a_huge_attribute_of_a_directory_is_refused_at_once() {
+    let f = Fixture::new();
+    let value = vec![b'v'; 100_000];
+    let layer = Tar::default().pax(&[("SCHILY.xattr.user.huge", &value)]).dir("d/").end();
+    let err = refused(f.apply(layer).await);
+    assert!(err.to_string().contains("user.huge"), "{err}");
+    assert!(!f.has("d"));
+}
+
+#[tokio::test]
+async fn what_is_kept_until_the_end_is_bounded() {
+    let exhausted = |result: Result<Applied>| {
+        let err = result.unwrap_err();
+        assert_eq!(err.kind(), Kind::ResourceExhausted, "{err}");
+    };
+    let mut f = Fixture::new();
+    f.limits.max_kept = 1 << 20;
+    let value = vec![0; 60_000];
+    let layer = (0..20).fold(Tar::default(), |tar, i| {
+        tar.pax(&[("SCHILY.xattr.trusted.x", &value)]).dir(&format!("d{i}/"))
+    });
+    exhausted(f.apply(layer.end()).await);
+    assert!(f.has("d15") && !f.has("d19"));
+
+    // Paths count as well: here those of files, since the directory is not empty.
+    let long = "n".repeat(240);
+    let layer = (0..5_000).fold(Tar::default(), |tar, i| {
+        tar.pax(&[("path", format!("{long}{i}").as_bytes())]).file("x", "")
+    });
+    exhausted(f.apply(layer.end()).await);
+}
+
+#[tokio::test]
 async fn a_truncated_stream() {
     let whole = Tar::default().file("a", vec![7; 100_000]).end();
     for layer in [whole[..50_000].to_vec(), whole[..700].to_vec(), whole[..100].to_vec()] {

@@ -86,6 +86,19 @@ async fn overlay_takes_what_it_needs_from_below() {
 }
 
 #[tokio::test]
+async fn files_without_their_data_are_not_linked_to() {
+    let f = Fixture::new();
+    lower(&f);
+    let mounts = f.overlay(&["low"]);
+    let flags = rustix::fs::XattrFlags::empty();
+    let kept = f.lower("low").join("kept");
+    rustix::fs::setxattr(kept, "trusted.overlay.metacopy", b"", flags).unwrap();
+    let refused = f.apply_to(Tar::default().hard_link("second", "kept").end(), &mounts).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::FailedPrecondition);
+    f.apply_to(Tar::default().hard_link("third", "gone").end(), &mounts).await.unwrap();
+}
+
+#[tokio::test]
 async fn whiteouts_spare_what_the_layer_brings() {
     for order in [0, 1] {
         let f = Fixture::new();

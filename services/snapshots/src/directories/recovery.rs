@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::PoisonError;
 
 use gantry_core::db::{Durability, write_blocking};
 use gantry_core::snapshots::Kind;
@@ -47,19 +48,29 @@ impl<B: Backend> Inner<B> {
         if lost.info.kind != Kind::Committed || lost.info.parent.as_deref() != parent {
             return Err(store::taken(name));
         }
-        self.throw(lost.number);
-        let (from, to) = (self.dir(active.number), self.dir(lost.number));
-        match faults::around("give a snapshot its files back", || fs::rename(&from, &to)) {
-            // Somebody else was faster.
-            Err(err) if err.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-                return Err(store::taken(name));
-            }
-            moved => moved.map_err(|err| Error::io(format!("move {from:?} to {to:?}"), err))?,
-        }
+        self.replace_lost(active.number, lost)?;
         self.flush.run()?;
         tracing::info!(snapshot = %name, number = lost.number, "a snapshot got its files back");
         write_blocking(&*self.db, Durability::Sync, &mut |tx| self.store.remove(tx, ctx, key))?;
         Ok(())
+    }
+
+    /// Puts a directory in the place of one whose files are missing.
+    fn replace_lost(&self, number: u64, lost: &Record) -> Result<()> {
+        let _one = self.restoring.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_lost(lost.number) {
+            // Somebody else was faster.
+            return Err(store::taken(&lost.info.name));
+        }
+        self.throw(lost.number);
+        let (from, to) = (self.dir(number), self.dir(lost.number));
+        match faults::around("give a snapshot its files back", || fs::rename(&from, &to)) {
+            // What is left there could not be put away.
+            Err(err) if err.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                Err(store::taken(&lost.info.name))
+            }
+            moved => moved.map_err(|err| Error::io(format!("move {from:?} to {to:?}"), err)),
+        }
     }
 
     /// Brings directories and records together after a crash.
@@ -94,5 +105,49 @@ impl<B: Backend> Inner<B> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gantry_core::db::memory::MemoryDatabase;
+    use gantry_core::snapshots::Snapshotter;
+    use gantry_core::{Labels, Namespace};
+
+    use crate::Options;
+    use crate::directories::Directories;
+    use crate::native::Native;
+    use crate::testsuite::Recorder;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_two_that_restore_a_snapshot_the_first_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, events) = (MemoryDatabase::new().shared(), Arc::new(Recorder::default()));
+        let options = Options { root: dir.path().to_owned(), db, events };
+        let all = Directories::open(Native, &options).unwrap();
+        let ctx = Context::new(Namespace::new("testing").unwrap());
+        for key in ["lost", "first", "second"] {
+            all.prepare(&ctx, key, None, Labels::new()).await.unwrap();
+            let record = all.0.get(&ctx, key).unwrap();
+            fs::write(all.0.content(record.number).join("by"), key).unwrap();
+        }
+        all.commit(&ctx, "base", "lost", Labels::new(), None).await.unwrap();
+        let lost = all.0.get(&ctx, "base").unwrap();
+        fs::remove_dir_all(all.0.dir(lost.number)).unwrap();
+
+        // Both have seen that the files are missing.
+        let restore = |key: &str| {
+            let active = all.0.get(&ctx, key).unwrap();
+            all.0.restore(&ctx, &active, &lost, None).map_err(|err| err.kind())
+        };
+        assert_eq!(restore("first"), Ok(()));
+        assert_eq!(restore("second"), Err(gantry_core::Kind::AlreadyExists));
+        let content = |number| fs::read_to_string(all.0.content(number).join("by")).unwrap();
+        assert_eq!(content(lost.number), "first");
+        assert_eq!(content(all.0.get(&ctx, "second").unwrap().number), "second");
     }
 }
