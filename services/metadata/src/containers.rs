@@ -187,8 +187,6 @@ fn apply_path(stored: &mut Container, wanted: &Container, path: &str) -> Result<
         "extensions" => stored.extensions.clone_from(&wanted.extensions),
         "image" => stored.image.clone_from(&wanted.image),
         "snapshotkey" | "snapshot_key" => stored.snapshot_key.clone_from(&wanted.snapshot_key),
-        "snapshotter" => stored.snapshotter.clone_from(&wanted.snapshotter),
-        "runtime" => stored.runtime.clone_from(&wanted.runtime),
         "sandbox" => stored.sandbox.clone_from(&wanted.sandbox),
         _ => {
             return Err(Error::invalid_argument(format!(

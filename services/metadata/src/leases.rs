@@ -143,6 +143,11 @@ fn check_resource(resource: &Resource) -> Result<()> {
     let snapshotter = kind.strip_prefix("snapshots/");
     let known = matches!(kind.as_str(), "content" | "ingests" | "images")
         || snapshotter.is_some_and(|name| !name.is_empty() && !name.contains(['/', '\x01']));
+    if kind.starts_with("snapshots") && !known {
+        return Err(Error::invalid_argument(format!(
+            "invalid snapshot resource type {kind}: invalid argument"
+        )));
+    }
     if !known {
         return Err(Error::unimplemented(format!("lease type {kind:?}: not implemented")));
     }

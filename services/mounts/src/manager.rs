@@ -1,9 +1,10 @@
 //! Activations, from the wish to the end.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use gantry_core::db::{Database, Durability, Transaction, blocking, write_blocking};
@@ -25,6 +26,16 @@ struct Inner {
     root: PathBuf,
     db: Arc<dyn Database>,
     locks: Locks,
+    /// What was collected and could not be taken away: it was in use. Held only to look or
+    /// add, and without those that are just being tried: one may hang.
+    left: Mutex<VecDeque<Left>>,
+}
+
+/// An activation without a record.
+struct Left {
+    namespace: String,
+    name: String,
+    number: u64,
 }
 
 impl Manager {
@@ -45,7 +56,7 @@ impl Manager {
         }
         blocking(move || {
             private_dir(&root, true)?;
-            let inner = Inner { root, db, locks: Locks::default() };
+            let inner = Inner { root, db, locks: Locks::default(), left: Mutex::default() };
             inner.recover()?;
             Ok(Self(Arc::new(inner)))
         })
@@ -123,15 +134,19 @@ impl MountManager for Manager {
     }
 
     async fn release(&self, ctx: &Context, forgotten: Vec<(String, u64)>) {
-        let ctx = ctx.clone();
+        if forgotten.is_empty() && self.0.left().is_empty() {
+            return;
+        }
+        let namespace = ctx.namespace.as_str().to_owned();
         let done = self.blocking(move |inner| {
+            let before = inner.left().len();
             for (name, number) in forgotten {
-                // Whoever still makes it finds its record gone and takes it away.
-                let _lock = inner.locks.lock(ctx.namespace.as_str(), &name);
-                if let Err(err) = inner.take_away(number) {
-                    // The next start tries again.
-                    tracing::warn!(name, number, error = %err, "unmount what was collected");
-                }
+                inner.let_go(Left { namespace: namespace.clone(), name, number });
+            }
+            // Whatever used what earlier calls left may have ended.
+            for _ in 0..before {
+                let Some(left) = inner.next_left() else { break };
+                inner.let_go(left);
             }
             Ok(())
         });
@@ -144,6 +159,26 @@ impl MountManager for Manager {
 impl Inner {
     fn dir(&self, number: u64) -> PathBuf {
         self.root.join(number.to_string())
+    }
+
+    fn left(&self) -> MutexGuard<'_, VecDeque<Left>> {
+        // A list is whole at any time.
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_left(&self) -> Option<Left> {
+        self.left().pop_front()
+    }
+
+    /// Takes away what has no record any more, or keeps it for the next time.
+    fn let_go(&self, left: Left) {
+        // Whoever still makes it finds its record gone and takes it away.
+        let _lock = self.locks.lock(&left.namespace, &left.name);
+        if let Err(err) = self.take_away(left.number) {
+            let Left { name, number, .. } = &left;
+            tracing::warn!(name, number, error = %err, "unmount what was collected");
+            self.left().push_back(left);
+        }
     }
 
     fn activate(

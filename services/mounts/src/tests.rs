@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_core::db::memory::MemoryDatabase;
-use gantry_core::db::{Durability, write_blocking};
+use gantry_core::db::{Durability, Transaction, write_blocking};
 use gantry_core::filter::Filters;
 use gantry_core::leases::{LEASE_RESOURCES, LEASES, Lease};
 use gantry_core::mounts::{Activate, Activation, MountManager};
@@ -157,6 +157,28 @@ async fn temporary_ones_are_made_whole() {
     assert_eq!(f.manager.info(&f.ctx, "t").await.unwrap(), made);
     drop(busy);
     f.manager.deactivate(&f.ctx, "t").await.unwrap();
+    assert_eq!(f.left(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_use_when_it_was_collected_goes_later() {
+    let f = Fixture::new().await;
+    let low = f.layer("low");
+    let collect = async |name: &str| {
+        let forget = |tx: &mut dyn Transaction| f.manager.forget(tx, &f.ctx, name);
+        let mut forget = forget;
+        let number = write_blocking(&f.db, Durability::Sync, &mut forget).unwrap();
+        f.manager.release(&f.ctx, vec![(name.to_owned(), number)]).await;
+    };
+    let made = f.activate("busy", &[mount("bind", &low, &["rbind"])], true).await.unwrap();
+    let user = fs::File::open(Path::new(&made.active[0].mount_point).join("low")).unwrap();
+    collect("busy").await;
+    assert_eq!(f.left(), 1);
+    f.manager.release(&f.ctx, Vec::new()).await;
+    assert_eq!(f.left(), 1, "it is still in use");
+    drop(user);
+    f.activate("other", &[mount("bind", &low, &["rbind"])], true).await.unwrap();
+    collect("other").await;
     assert_eq!(f.left(), 0);
 }
 

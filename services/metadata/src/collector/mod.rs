@@ -8,6 +8,8 @@
 
 mod gate;
 mod graph;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,6 +48,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PACE: u32 = 50;
 /// Ingests get old without a sign.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
+/// When a namespace in which collecting failed is tried again, if nothing happens before.
+const AGAIN: Duration = Duration::from_secs(60);
+/// So long a collection waits for mounts to go: one may hang as long as a server is away.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Collects garbage of all namespaces.
 pub struct GarbageCollector(Arc<Inner>);
@@ -108,16 +114,24 @@ impl Records {
         })
     }
 
+    /// What a client removed since it was read is left out: that is not the collector's to
+    /// let go and to tell of.
     fn remove(&self, tx: &mut dyn Transaction, ctx: &Context, garbage: &[Node]) -> Result<Removed> {
         let namespace = ctx.namespace.as_str();
         let mut removed = Removed::default();
         for node in garbage {
             match node {
                 Node::Blob(digest) => {
+                    if BLOBS.lock(tx, namespace, digest)?.is_none() {
+                        continue;
+                    }
                     BLOBS.delete(tx, namespace, digest)?;
                     removed.blobs.push(Digest::parse(digest)?);
                 }
                 Node::Image(name) => {
+                    if IMAGES.lock(tx, namespace, name)?.is_none() {
+                        continue;
+                    }
                     IMAGES.delete(tx, namespace, name)?;
                     removed.images.push(name.clone());
                 }
@@ -130,18 +144,26 @@ impl Records {
                     let (snapshotter, key) = row.split_once('\x01').unwrap_or((row, ""));
                     // One that is no longer configured keeps what it has.
                     let Some(found) = self.snapshotters.by_name.get(snapshotter) else { continue };
-                    let left = found.forget(tx, ctx, key)?;
+                    let Some(left) = unless_gone(found.forget(tx, ctx, key))? else { continue };
                     removed.snapshots.push((snapshotter.to_owned(), key.to_owned(), left));
                 }
                 Node::Mount(name) => {
                     let Some(manager) = &self.mounts else { continue };
-                    removed.mounts.push((name.clone(), manager.forget(tx, ctx, name)?));
+                    let Some(left) = unless_gone(manager.forget(tx, ctx, name))? else { continue };
+                    removed.mounts.push((name.clone(), left));
                 }
                 // They are roots.
                 Node::Container(_) | Node::Sandbox(_) => {}
             }
         }
         Ok(removed)
+    }
+}
+
+fn unless_gone<T>(done: Result<T>) -> Result<Option<T>> {
+    match done {
+        Err(err) if err.is_not_found() => Ok(None),
+        done => done.map(Some),
     }
 }
 
@@ -154,6 +176,23 @@ impl Removed {
             && mounts.is_empty()
             && ingests.is_empty()
             && *leases == 0
+    }
+
+    fn tell(&self, ctx: &Context, events: &dyn Events) {
+        tracing::info!(
+            namespace = ctx.namespace.as_str(),
+            blobs = self.blobs.len(),
+            images = self.images.len(),
+            snapshots = self.snapshots.len(),
+            mounts = self.mounts.len(),
+            ingests = self.ingests.len(),
+            leases = self.leases,
+            "collected garbage"
+        );
+        for name in &self.images {
+            let deleted = messages::ImageDelete { name: name.clone() };
+            publish(events, ctx, "/images/delete", &deleted);
+        }
     }
 }
 
@@ -227,15 +266,17 @@ fn until(expiry: Option<Timestamp>) -> Duration {
 }
 
 impl Inner {
-    async fn collect(&self) -> Result<Duration> {
+    async fn collect(self: &Arc<Self>) -> Result<Duration> {
         let mut left = self.turn.lock().await;
         for (ctx, removed) in std::mem::take(&mut *left) {
             self.release(&mut left, &ctx, removed).await;
         }
+        self.retry_mounts();
         // Whatever comes to be meanwhile makes it sooner.
         self.records.db.forget_expiry();
+        let namespaces = self.namespaces().await.inspect_err(|_| self.try_again())?;
         let mut looked = Duration::ZERO;
-        for namespace in self.namespaces().await? {
+        for namespace in namespaces {
             let ctx = Context::new(Namespace::new(namespace)?);
             match self.collect_in(&mut left, &ctx).await {
                 Ok(taken) => looked += taken,
@@ -243,15 +284,32 @@ impl Inner {
                 Err(err) => {
                     let err = err.context(format!("namespace {}", ctx.namespace.as_str()));
                     tracing::warn!(error = %err, "collect garbage");
+                    self.try_again();
                 }
             }
         }
         Ok(looked)
     }
 
+    /// Comes back to what expires in a namespace that could not be read.
+    fn try_again(&self) {
+        let now = Timestamp::now();
+        let again = AGAIN.as_secs().cast_signed();
+        self.records.db.expires(Timestamp { seconds: now.seconds + again, ..now });
+    }
+
+    /// Has mounts that were in use when they were collected tried again. Nobody waits for it:
+    /// nothing else depends on them any more.
+    fn retry_mounts(&self) {
+        let Some(manager) = self.records.mounts.clone() else { return };
+        let Ok(namespace) = Namespace::new("default") else { return };
+        let ctx = Context::new(namespace);
+        tokio::spawn(async move { manager.release(&ctx, Vec::new()).await });
+    }
+
     /// Collects in one namespace. How long was looked for garbage.
     async fn collect_in(
-        &self,
+        self: &Arc<Self>,
         left: &mut Vec<(Context, Removed)>,
         ctx: &Context,
     ) -> Result<Duration> {
@@ -294,13 +352,34 @@ impl Inner {
     }
 
     /// Lets the files of removed records go; the next collection tries again what fails.
-    async fn release(&self, left: &mut Vec<(Context, Removed)>, ctx: &Context, removed: Removed) {
+    async fn release(
+        self: &Arc<Self>,
+        left: &mut Vec<(Context, Removed)>,
+        ctx: &Context,
+        removed: Removed,
+    ) {
         if let Err(err) = self.settle().await {
             tracing::warn!(error = %err, "the files of collected garbage stay for now");
             left.push((ctx.clone(), removed));
             return;
         }
-        if let Err(err) = self.remove_files(ctx, removed).await {
+        removed.tell(ctx, &*self.events);
+        self.abort(ctx, &removed.ingests).await;
+        let (inner, within) = (Arc::clone(self), ctx.clone());
+        let mounted = !removed.mounts.is_empty();
+        let mut files = tokio::spawn(async move { inner.remove_files(&within, removed).await });
+        let done = if mounted {
+            let Ok(done) = tokio::time::timeout(PATIENCE, &mut files).await else {
+                // It goes on by itself, and what was mounted keeps its files until then.
+                tracing::warn!("collected mounts take long to go: their files stay until then");
+                return;
+            };
+            done
+        } else {
+            files.await
+        };
+        let lost = |err| Err(Error::internal("removing files failed").with_source(err));
+        if let Err(err) = done.unwrap_or_else(lost) {
             // The next start of the daemon finds them.
             tracing::warn!(error = %err, "remove the files of collected garbage");
         }
@@ -316,21 +395,19 @@ impl Inner {
         .await
     }
 
-    async fn remove_files(&self, ctx: &Context, removed: Removed) -> Result<()> {
-        let Removed { blobs, images, snapshots, mounts, ingests, leases } = removed;
-        tracing::info!(
-            namespace = ctx.namespace.as_str(),
-            blobs = blobs.len(),
-            images = images.len(),
-            snapshots = snapshots.len(),
-            mounts = mounts.len(),
-            ingests = ingests.len(),
-            leases,
-            "collected garbage"
-        );
-        for name in images {
-            publish(&*self.events, ctx, "/images/delete", &messages::ImageDelete { name });
+    async fn abort(&self, ctx: &Context, ingests: &[String]) {
+        for reference in ingests {
+            match self.content.abort(ctx, reference).await {
+                // Its writer came back, or ended it.
+                Err(err) if matches!(err.kind(), Kind::Unavailable | Kind::NotFound) => {}
+                Err(err) => tracing::warn!(reference, error = %err, "throw an ingest away"),
+                Ok(()) => {}
+            }
         }
+    }
+
+    async fn remove_files(&self, ctx: &Context, removed: Removed) -> Result<()> {
+        let Removed { blobs, snapshots, mounts, .. } = removed;
         // Before the files that they show.
         if let Some(manager) = self.records.mounts.as_ref().filter(|_| !mounts.is_empty()) {
             manager.release(ctx, mounts).await;
@@ -344,23 +421,15 @@ impl Inner {
                 snapshotter.release(ctx, left).await;
             }
         }
-        self.content.release(ctx, blobs).await?;
-        for reference in ingests {
-            match self.content.abort(ctx, &reference).await {
-                // Its writer came back, or ended it.
-                Err(err) if matches!(err.kind(), Kind::Unavailable | Kind::NotFound) => {}
-                done => done?,
-            }
-        }
-        Ok(())
+        self.content.release(ctx, blobs).await
     }
 
     /// Ingests of a namespace, and whether they stay by themselves: for a while after their
-    /// last byte somebody may go on with them, leases or not.
+    /// last byte somebody may go on with them. Those of a lease go with it.
     async fn ingests(&self, ctx: &Context) -> Result<Vec<(String, bool)>> {
         let now = Timestamp::now().unix_nanos();
         let all = self.content.statuses(ctx, &Filters::default()).await?;
         let recent = |at: Timestamp| now - at.unix_nanos() < INGEST_LIFE.as_nanos() as i128;
-        Ok(all.into_iter().map(|i| (i.reference, recent(i.updated_at))).collect())
+        Ok(all.into_iter().map(|i| (i.reference, !i.leased && recent(i.updated_at))).collect())
     }
 }

@@ -55,7 +55,8 @@ async fn what_makes_no_sense_is_refused() {
     refused(host.leases.create(&ctx, Some("a\x01b"), Labels::new()).await, Kind::InvalidArgument);
     for (kind, id, expected) in [
         ("unknown", "x", Kind::Unimplemented),
-        ("snapshots/", "x", Kind::Unimplemented),
+        ("snapshots", "x", Kind::InvalidArgument),
+        ("snapshots/", "x", Kind::InvalidArgument),
         ("content", "x", Kind::InvalidArgument),
         ("ingests", "", Kind::InvalidArgument),
     ] {
