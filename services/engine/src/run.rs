@@ -238,7 +238,7 @@ impl Engine {
         let Start { ctx, container, meta, live, .. } = start;
         let id = &container.id;
         // Nobody was told of it: nothing of it remains.
-        let untold = live.now().state.is_none_or(|state| state.phase == Phase::Creating);
+        let untold = live.now().state.is_some_and(|state| state.phase == Phase::Creating);
         if untold {
             self.dispose_or_bury(ctx, container, meta, live).await;
             return None;
