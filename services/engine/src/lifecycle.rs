@@ -337,7 +337,6 @@ impl Engine {
         let busy = found.live.hold().await;
         let state = self.live.state(&ctx.namespace, id);
         match state.as_ref().map(|state| state.phase) {
-            Some(Phase::Creating) => return Err(unmade("remove", text).into()),
             // It went by itself meanwhile, or another caller was faster.
             Some(Phase::Removing) if force => return Ok(()),
             Some(Phase::Removing) => return Err(no_such(text).into()),

@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{self, Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use gantry_core::{Context, Namespace};
 use tokio::sync::{MutexGuard, watch};
 
 use crate::model::{Phase, State};
+
+/// Those who want a container wait so long for it to be made.
+const MAKING: Duration = Duration::from_secs(30);
 
 /// One container, as long as this daemon has something to do with it.
 #[derive(Debug)]
@@ -49,9 +53,13 @@ impl Live {
         self.now.borrow().clone()
     }
 
-    /// Takes the container into one's hands, once nothing is left of a run that has ended:
-    /// a session may learn of an end before the watcher has cleaned up after it.
+    /// Takes the container into one's hands, once it is made and nothing is left of a run
+    /// that has ended: a session may learn of an end before the watcher has cleaned up after
+    /// it. One that is not made in time was left half-way.
     pub(crate) async fn hold(&self) -> MutexGuard<'_, ()> {
+        let mut now = self.subscribe();
+        let made = now.wait_for(|now| now.phase() != Some(Phase::Creating));
+        let _ = tokio::time::timeout(MAKING, made).await;
         loop {
             let busy = self.busy.lock().await;
             let now = self.now();
@@ -113,6 +121,17 @@ impl Live {
             true
         });
         after
+    }
+
+    /// It was not made after all: nobody waits for that any more.
+    pub(crate) fn unmade(&self) {
+        self.now.send_modify(|now| {
+            if let Some(state) = &mut now.state
+                && state.phase == Phase::Creating
+            {
+                state.phase = Phase::Removing;
+            }
+        });
     }
 
     /// Nobody watches its task any more: it is gone.
@@ -246,6 +265,27 @@ mod tests {
         assert_eq!(live.ended(7, end).exit_code, 3);
         assert_eq!(live.now().state, Some(running(8)));
         assert_eq!(live.wait_run(7).await, running(8));
+        drop(live.hold().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_a_container_waits_until_it_is_made() {
+        let live =
+            LiveTable::default().entry(&Context::new(Namespace::new("default").unwrap()), "c1");
+        live.set(State { phase: Phase::Creating, ..State::default() });
+        for made in [true, false] {
+            live.set(State { phase: Phase::Creating, ..State::default() });
+            let mut held = pin!(live.hold());
+            assert!(held.as_mut().now_or_never().is_none());
+            if made {
+                live.set(State { phase: Phase::Created, ..State::default() });
+            } else {
+                live.unmade();
+            }
+            drop(held.now_or_never().expect("it is known what became of it"));
+        }
+        live.set(State { phase: Phase::Creating, ..State::default() });
+        // Whoever made it is gone.
         drop(live.hold().await);
     }
 }

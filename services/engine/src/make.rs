@@ -55,7 +55,7 @@ impl Engine {
         let made = self.make(ctx, options, &image, None).await?;
         let busy = made.live.busy.lock().await;
         if let Err(err) = self.mark_created(ctx, &made).await {
-            self.dispose_or_bury(ctx, &made.container, &made.meta, &made.live).await;
+            self.undo(ctx, &made.container, &made.meta, &made.live).await;
             return Err(err);
         }
         drop(busy);
@@ -103,7 +103,7 @@ impl Engine {
                 Ok(Made { container, meta, mounts, live, warnings })
             }
             Err(err) => {
-                self.dispose_or_bury(ctx, &container, &meta, &live).await;
+                self.undo(ctx, &container, &meta, &live).await;
                 Err(err)
             }
         }

@@ -240,7 +240,7 @@ impl Engine {
         // Nobody was told of it: nothing of it remains.
         let untold = live.now().state.is_some_and(|state| state.phase == Phase::Creating);
         if untold {
-            self.dispose_or_bury(ctx, container, meta, live).await;
+            self.undo(ctx, container, meta, live).await;
             return None;
         }
         if let Err(left) = self.end_task(ctx, id).await {

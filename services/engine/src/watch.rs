@@ -193,6 +193,18 @@ impl Engine {
         }
     }
 
+    /// Takes away what there is of a container that nobody was told of.
+    pub(crate) async fn undo(
+        &self,
+        ctx: &Context,
+        container: &Container,
+        meta: &Meta,
+        live: &Live,
+    ) {
+        self.dispose_or_bury(ctx, container, meta, live).await;
+        live.unmade();
+    }
+
     /// Shows a container as dead: somebody has to remove it.
     pub(crate) async fn bury(
         &self,
