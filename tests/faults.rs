@@ -157,6 +157,10 @@ impl Life {
         self.ctr(&["containers", "rm", "t"]);
         // It made that first.
         self.ctr(&["snapshots", "rm", "t"]);
+        // What a client had fetched stays until its lease expires, if it lost the daemon.
+        for lease in self.ctr(&["leases", "ls", "-q"]).lines() {
+            self.ctr(&["leases", "rm", lease]);
+        }
     }
 
     /// Dies at a pass of a point, and lives on. Whether it came to that.
@@ -173,7 +177,9 @@ impl Life {
         self.daemon.try_restart()?;
         self.tidy();
         self.work().map_err(|output| format!("the second try: {output:?}"))?;
-        wait_for("the content to go", || (self.files() == [0, 0, 0]).then_some(()));
+        wait_for(&format!("the content to go, {point}, pass {pass}"), || {
+            (self.files() == [0, 0, 0]).then_some(())
+        });
         self.daemon.assert_nothing_left();
         Ok(died)
     }
