@@ -313,16 +313,14 @@ impl Ingest {
         self.written = len;
         Ok(())
     }
-}
 
-/// Bytes that were accepted are kept for the next writer.
-impl Ingest {
     /// What others may know of it.
     pub(crate) fn held(&self) -> Arc<Held> {
         self.guard.held()
     }
 }
 
+/// Bytes that were accepted are kept for the next writer.
 impl Drop for Ingest {
     fn drop(&mut self) {
         if let Err(err) = self.flush() {

@@ -16,6 +16,7 @@ use crate::model::{Meta, Phase, State};
 use crate::options::{Session, SessionOutput, Size};
 use crate::run::Start;
 use crate::session::{self, Ended, Target};
+use crate::signal::KILL;
 use crate::store::no_such;
 use crate::{Engine, signal, watch};
 
@@ -24,8 +25,6 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long one that was killed may take to end: longer only if its processes
 /// hang in the kernel.
 const END: Duration = Duration::from_secs(30);
-/// SIGKILL.
-const KILL: u32 = 9;
 /// SIGCONT.
 const CONT: u32 = 18;
 
@@ -125,7 +124,12 @@ impl Engine {
                 ))
                 .about("container", text));
             }
-            Phase::Creating => return Err(unmade("start", text)),
+            Phase::Creating => {
+                return Err(Error::failed_precondition(format!(
+                    "start container {text}: it is being made: try again"
+                ))
+                .about("container", text));
+            }
             Phase::Created | Phase::Exited => {}
         }
         let snapshotter = self.parts.snapshotters.get(&found.container.snapshotter)?;
@@ -366,12 +370,6 @@ impl Engine {
         drop(busy);
         Ok(())
     }
-}
-
-/// What is said of a container that is still being made.
-fn unmade(what: &str, text: &str) -> Error {
-    Error::failed_precondition(format!("{what} container {text}: it is being made: try again"))
-        .about("container", text)
 }
 
 #[cfg(test)]

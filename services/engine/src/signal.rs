@@ -5,6 +5,8 @@ use std::str::FromStr;
 use gantry_core::{Error, Result};
 use nix::sys::signal::Signal;
 
+/// SIGKILL.
+pub(crate) const KILL: u32 = 9;
 /// First and last of the signals without names of their own.
 const REAL_TIME: (u32, u32) = (34, 64);
 

@@ -18,13 +18,12 @@ use crate::Engine;
 use crate::files::attach_socket;
 use crate::live::Live;
 use crate::model::{Meta, Phase, State};
+use crate::signal::KILL;
 
 /// What a process ends with that was killed: 128 and SIGKILL.
 const KILLED: u32 = 137;
 /// How long a process that was killed may take to end when a task has to go.
 const END: Duration = Duration::from_secs(10);
-/// SIGKILL.
-const KILL: u32 = 9;
 /// Between attempts to learn of an end from a shim that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 

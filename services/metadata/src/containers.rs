@@ -9,7 +9,7 @@ use gantry_core::{Context, Error, Result, Timestamp, labels, validate_identifier
 use gantry_grpc::convert;
 use gantry_ttrpc::containerd::events as messages;
 
-use crate::{stage, write_and_tell};
+use crate::{stage, update_extension, write_and_tell};
 
 /// What an update without paths replaces.
 const MUTABLE: [&str; 5] = ["labels", "spec", "extensions", "image", "snapshotkey"];
@@ -175,10 +175,7 @@ fn apply_path(stored: &mut Container, wanted: &Container, path: &str) -> Result<
         return Ok(());
     }
     if let Some(name) = path.strip_prefix("extensions.") {
-        match wanted.extensions.get(name) {
-            Some(value) => stored.extensions.insert(name.to_owned(), value.clone()),
-            None => stored.extensions.remove(name),
-        };
+        update_extension(&mut stored.extensions, &wanted.extensions, name);
         return Ok(());
     }
     match path {

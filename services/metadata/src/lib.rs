@@ -22,12 +22,13 @@ pub use leases::LeaseService;
 pub use namespaces::NamespaceService;
 pub use sandboxes::SandboxService;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_core::db::{self, Database, Durability, Transaction};
 use gantry_core::events::Events;
 use gantry_core::history::Staged;
-use gantry_core::{Context, Result};
+use gantry_core::{Any, Context, Result};
 use gantry_grpc::{any, convert};
 
 /// Publishes a message. What it tells of has happened, so a failure is only
@@ -69,6 +70,15 @@ where
         }
         result
     })
+}
+
+/// Applies a field-mask path `extensions.NAME`: the name takes `from`'s value, or goes
+/// when `from` lacks it.
+fn update_extension(to: &mut BTreeMap<String, Any>, from: &BTreeMap<String, Any>, name: &str) {
+    match from.get(name) {
+        Some(value) => to.insert(name.to_owned(), value.clone()),
+        None => to.remove(name),
+    };
 }
 
 #[cfg(test)]

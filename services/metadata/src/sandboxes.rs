@@ -6,6 +6,8 @@ use gantry_core::filter::Filters;
 use gantry_core::sandboxes::{SANDBOXES, Sandbox, Sandboxes};
 use gantry_core::{Context, Error, Result, Timestamp, labels, validate_identifier};
 
+use crate::update_extension;
+
 /// What an update without paths replaces.
 const MUTABLE: [&str; 4] = ["labels", "extensions", "spec", "runtime"];
 
@@ -113,10 +115,7 @@ fn apply_path(stored: &mut Sandbox, wanted: &Sandbox, path: &str) -> Result<()> 
         return Ok(());
     }
     if let Some(name) = path.strip_prefix("extensions.") {
-        match wanted.extensions.get(name) {
-            Some(value) => stored.extensions.insert(name.to_owned(), value.clone()),
-            None => stored.extensions.remove(name),
-        };
+        update_extension(&mut stored.extensions, &wanted.extensions, name);
         return Ok(());
     }
     match path {
