@@ -2,6 +2,7 @@
 //! succeeds, and nothing is left over.
 
 use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -177,9 +178,7 @@ impl Life {
         self.daemon.try_restart()?;
         self.tidy();
         self.work().map_err(|output| format!("the second try: {output:?}"))?;
-        wait_for(&format!("the content to go, {point}, pass {pass}"), || {
-            (self.files() == [0, 0, 0]).then_some(())
-        });
+        wait_for("the content to go", || (self.files() == [0, 0, 0]).then_some(()));
         self.daemon.assert_nothing_left();
         Ok(died)
     }
@@ -239,7 +238,12 @@ fn the_second_try_succeeds_wherever_the_daemon_dies() {
                     let next = todo.lock().expect("no panic while held").pop();
                     let Some((point, pass)) = next else { break };
                     let mut life = Life::new();
-                    match life.survive(&point, pass) {
+                    // A client that hangs is told of by a panic.
+                    let lived = AssertUnwindSafe(|| life.survive(&point, pass));
+                    let lived = panic::catch_unwind(lived).unwrap_or_else(|panic| {
+                        Err(panic.downcast_ref::<String>().cloned().unwrap_or_default())
+                    });
+                    match lived {
                         Ok(true) => *died.lock().expect("no panic while held") += 1,
                         Ok(false) => {}
                         Err(why) => {

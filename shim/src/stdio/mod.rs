@@ -80,20 +80,20 @@ pub struct Streams {
 #[derive(Debug, Default)]
 struct Waiting {
     /// Read ends of the process's pipes.
-    pipes: Vec<(OwnedFd, Sink)>,
+    pipes: Vec<(OwnedFd, Destination)>,
     /// Where a terminal's output goes.
-    terminal: Option<Sink>,
+    terminal: Option<Destination>,
     /// The client's stdin FIFO.
     stdin: Option<Fifo>,
 }
 
-/// When a client's stdin FIFO is opened: clients write to it from then on.
+/// When a client's FIFOs are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// With all else.
     Now,
-    /// When the process exists: an input that ends sooner is found ended by clients that
-    /// don't know yet whom to tell.
+    /// When the process exists: a client that never starts it is not kept reading its
+    /// output, and one that ends the input at once knows by then whom to tell.
     AtStart,
 }
 
@@ -101,6 +101,21 @@ pub enum Open {
 enum Fifo {
     Opened(AsyncFd<OwnedFd>),
     Unopened(PathBuf),
+}
+
+#[derive(Debug)]
+enum Destination {
+    Opened(Sink),
+    Unopened(PathBuf),
+}
+
+impl Destination {
+    fn open(self) -> Result<Sink, Error> {
+        match self {
+            Self::Opened(sink) => Ok(sink),
+            Self::Unopened(path) => open_fifo(&path),
+        }
+    }
 }
 
 impl Streams {
@@ -114,7 +129,7 @@ impl Streams {
         when: Open,
     ) -> Result<(Self, Stdio), Error> {
         let mut opening =
-            Opening { around, child: [None, None, None], waiting: Waiting::default() };
+            Opening { around, when, child: [None, None, None], waiting: Waiting::default() };
         let mut holder = None;
         if let Some(path) = &plan.stdin {
             check_stdin(path)?;
@@ -157,10 +172,10 @@ impl Streams {
     pub fn connect(&self, console: Option<OwnedFd>) -> Result<(), Error> {
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         let mut running = lock(&self.running);
-        for (fd, sink) in waiting.pipes {
+        for (fd, destination) in waiting.pipes {
             running.push(Arc::new(Pump::start(
                 Arc::new(watched(fd)?),
-                sink,
+                destination.open()?,
                 false,
                 self.exited.subscribe(),
             )));
@@ -168,7 +183,8 @@ impl Streams {
         if let Some(console) = console {
             let master = Arc::new(watched(console)?);
             self.input.set_terminal(master.clone());
-            if let Some(sink) = waiting.terminal {
+            if let Some(destination) = waiting.terminal {
+                let sink = destination.open()?;
                 running.push(Arc::new(Pump::start(master, sink, true, self.exited.subscribe())));
             }
         }
@@ -259,6 +275,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// What is open so far.
 struct Opening<'a> {
     around: &'a Surroundings,
+    when: Open,
     child: [Option<OwnedFd>; 3],
     waiting: Waiting,
 }
@@ -288,49 +305,71 @@ impl Opening<'_> {
 
     async fn outputs(&mut self, plan: &Plan, owner: Option<&Arc<Owner>>) -> Result<(), Error> {
         if let Some(owner) = owner {
+            let stream = |stream| Destination::Opened(Sink::Owner(owner.clone(), stream));
             if plan.terminal {
-                self.waiting.terminal = Some(Sink::Owner(owner.clone(), Stream::Stdout));
+                self.waiting.terminal = Some(stream(Stream::Stdout));
                 return Ok(());
             }
-            self.copy(1, Sink::Owner(owner.clone(), Stream::Stdout))?;
-            return self.copy(2, Sink::Owner(owner.clone(), Stream::Stderr));
+            self.copy(1, stream(Stream::Stdout))?;
+            return self.copy(2, stream(Stream::Stderr));
         }
         if let Output::Binary(binary) = &plan.stdout {
             let [stdout, stderr] = binary::spawn(binary, self.around).await?;
             if plan.terminal {
-                self.waiting.terminal = Some(Sink::Pipe(watched(stdout)?));
+                self.waiting.terminal = Some(Destination::Opened(Sink::Pipe(watched(stdout)?)));
                 return Ok(());
             }
             self.child[1] = Some(stdout);
             self.child[2] = matches!(plan.stderr, Output::Binary(_)).then_some(stderr);
             return Ok(());
         }
-        let stdout = sink(&plan.stdout)?;
+        let stdout = self.destination(&plan.stdout)?;
         let stderr = match (&stdout, plan.stderr == plan.stdout) {
-            (Some(Sink::File(file)), true) => Some(Sink::File(file.clone())),
-            _ => sink(&plan.stderr)?,
+            (Some(Destination::Opened(Sink::File(file))), true) => {
+                Some(Destination::Opened(Sink::File(file.clone())))
+            }
+            _ => self.destination(&plan.stderr)?,
         };
         if plan.terminal {
             // Without a sink nobody reads the terminal, and it would fill up.
             self.waiting.terminal = Some(match stdout {
-                Some(sink) => sink,
-                None => Sink::File(Arc::new(open_output(Path::new("/dev/null"))?)),
+                Some(destination) => destination,
+                None => Destination::Opened(file(Path::new("/dev/null"))?),
             });
             return Ok(());
         }
-        for (n, sink) in [(1, stdout), (2, stderr)] {
-            if let Some(sink) = sink {
-                self.copy(n, sink)?;
+        for (n, destination) in [(1, stdout), (2, stderr)] {
+            if let Some(destination) = destination {
+                self.copy(n, destination)?;
             }
         }
         Ok(())
     }
 
-    /// Gives the process a pipe as stream `n`, copied to `sink`.
-    fn copy(&mut self, n: usize, sink: Sink) -> Result<(), Error> {
+    fn destination(&self, output: &Output) -> Result<Option<Destination>, Error> {
+        let sink = match output {
+            Output::Path(path) if is_fifo(path) => match self.when {
+                Open::AtStart => return Ok(Some(Destination::Unopened(path.clone()))),
+                Open::Now => open_fifo(path)?,
+            },
+            Output::Path(path) => file(path)?,
+            Output::File(path) => {
+                if let Some(dir) = path.parent() {
+                    fs::create_dir_all(dir)
+                        .map_err(|e| error::io(format!("make {}", dir.display()), e))?;
+                }
+                file(path)?
+            }
+            Output::Null | Output::Binary(_) | Output::Owned(_) => return Ok(None),
+        };
+        Ok(Some(Destination::Opened(sink)))
+    }
+
+    /// Gives the process a pipe as stream `n`, copied to `destination`.
+    fn copy(&mut self, n: usize, destination: Destination) -> Result<(), Error> {
         let (ours, theirs) = self.pipe()?;
         self.child[n] = Some(theirs);
-        self.waiting.pipes.push((ours, sink));
+        self.waiting.pipes.push((ours, destination));
         Ok(())
     }
 
@@ -347,32 +386,20 @@ impl Opening<'_> {
     }
 }
 
-fn sink(output: &Output) -> Result<Option<Sink>, Error> {
-    match output {
-        Output::Path(path) if is_fifo(path) => {
-            // Open for reading as well, so that it can be opened before the
-            // client and so that the client's leaving breaks nothing.
-            let open =
-                OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
-            let fifo =
-                open.map_err(|e| error::io(format!("open the FIFO {}", path.display()), e))?;
-            Ok(Some(Sink::Pipe(watched(fifo.into())?)))
-        }
-        Output::Path(path) => Ok(Some(Sink::File(Arc::new(open_output(path)?)))),
-        Output::File(path) => {
-            if let Some(dir) = path.parent() {
-                fs::create_dir_all(dir)
-                    .map_err(|e| error::io(format!("make {}", dir.display()), e))?;
-            }
-            Ok(Some(Sink::File(Arc::new(open_output(path)?))))
-        }
-        Output::Null | Output::Binary(_) | Output::Owned(_) => Ok(None),
-    }
+/// A client's FIFO, open for reading as well: then the client may come later, and its
+/// leaving breaks nothing.
+fn open_fifo(path: &Path) -> Result<Sink, Error> {
+    let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let fifo = open.map_err(|e| error::io(format!("open the FIFO {}", path.display()), e))?;
+    Ok(Sink::Pipe(watched(fifo.into())?))
 }
 
-fn open_output(path: &Path) -> Result<File, Error> {
+fn file(path: &Path) -> Result<Sink, Error> {
     let open = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
-    open.map_err(|e| error::io(format!("open {} for a stream of the process", path.display()), e))
+    let file = open.map_err(|e| {
+        error::io(format!("open {} for a stream of the process", path.display()), e)
+    })?;
+    Ok(Sink::File(Arc::new(file)))
 }
 
 fn check_stdin(path: &Path) -> Result<(), Error> {

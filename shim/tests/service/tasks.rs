@@ -282,16 +282,18 @@ fn fifos_of_a_client_that_comes_late() {
 }
 
 #[test]
-fn input_that_ends_before_the_start_is_not_lost() {
+fn an_execs_fifos_are_opened_at_its_start() {
     run(async {
         let (host, task) = Host::sleeper().await;
         let (stdin, stdout) = (fifo(&host.path("in")), fifo(&host.path("out")));
         let exec = host.exec_request("e", &process(&["cat"], false), &stdout);
         task.exec(&ExecProcessRequest { stdin: stdin.clone(), ..exec }, &options()).await.unwrap();
-        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
         let mut fifo = tokio::net::unix::pipe::OpenOptions::new();
-        let early = fifo.open_sender(&stdin).unwrap_err();
-        assert_eq!(early.raw_os_error(), Some(libc::ENXIO), "it is opened at the start");
+        for path in [&stdin, &stdout] {
+            let early = fifo.open_sender(path).unwrap_err();
+            assert_eq!(early.raw_os_error(), Some(libc::ENXIO), "{path} is not open yet");
+        }
+        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
         // One that keeps what it writes.
         let mut writer = fifo.read_write(true).open_sender(&stdin).unwrap();
         writer.write_all(b"all of it\n").await.unwrap();
