@@ -17,6 +17,9 @@ const SHARED: [&str; 6] = [
     "google.rpc",
 ];
 
+/// Messages that are long lists.
+const LISTINGS: [&str; 1] = ["containerd.services.images.v1.ListImagesResponse"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from("..");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
@@ -41,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for package in SHARED {
         let module = package.replace('.', "::");
         builder = builder.extern_path(format!(".{package}"), format!("::gantry_ttrpc::{module}"));
+    }
+    for message in LISTINGS {
+        builder = builder.extern_path(format!(".{message}"), "crate::listing::Listing");
     }
     builder.compile_fds_with_config(set, config)?;
     Ok(())

@@ -127,6 +127,7 @@ impl Player {
     }
 
     pub(super) async fn images(&mut self, target: &Descriptor) {
+        use gantry_grpc::listing::Listing;
         use s::images::v1::*;
         let image = |name: &str| {
             let name = name.to_owned();
@@ -140,7 +141,7 @@ impl Player {
         self.valid::<CreateImageResponse>("Images/Create", create("i1")).await;
         self.wrong("Images/Create", What::Bad, create("")).await;
         self.valid::<GetImageResponse>("Images/Get", get("i1")).await;
-        self.valid::<ListImagesResponse>("Images/List", ListImagesRequest::default()).await;
+        self.valid::<Listing>("Images/List", ListImagesRequest::default()).await;
         let filters = vec!["name==\"open".to_owned()];
         self.wrong("Images/List", What::Bad, ListImagesRequest { filters }).await;
         self.valid::<UpdateImageResponse>("Images/Update", update("i1")).await;

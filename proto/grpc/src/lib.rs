@@ -7,12 +7,14 @@
 //! - [`status`] maps errors to gRPC's status and back.
 //! - [`context`] takes namespace and lease out of a request's metadata, and
 //!   puts them in on the client's side.
+//! - [`listing`] is for answers of thousands of items.
 //! - [`layer`] gives each request of a server an ID, a span and its deadline.
 #![forbid(unsafe_code)]
 
 pub mod context;
 mod generated;
 pub mod layer;
+pub mod listing;
 pub mod status;
 
 pub use gantry_ttrpc::{any, convert};

@@ -162,6 +162,17 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         Ok(rows)
     }
 
+    /// Visits all rows of a namespace, in the order of their keys.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn each(&self, db: &dyn Database, namespace: &str, mut visit: impl FnMut(T)) -> Result<()> {
+        db.scan(self.name, namespace, "", &mut |key, bytes| {
+            visit(self.decode(key, bytes)?);
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
     /// One row, locked until the end of the transaction.
     ///
     /// # Errors

@@ -22,6 +22,30 @@ impl ImageRecords {
         Self { db, events }
     }
 
+    /// Gives the records that match, one by one, to `add`, which puts them together.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn gather<R: Default + Send + 'static>(
+        &self,
+        ctx: &Context,
+        filters: &Filters,
+        mut add: impl FnMut(&mut R, Image) + Send + 'static,
+    ) -> Result<R> {
+        let (db, namespace) = (Arc::clone(&self.db), ctx.namespace.clone());
+        let filters = filters.clone();
+        db::blocking(move || {
+            let mut gathered = R::default();
+            IMAGES.each(&*db, namespace.as_str(), |image| {
+                if filters.matches(&image) {
+                    add(&mut gathered, image);
+                }
+            })?;
+            Ok(gathered)
+        })
+        .await
+    }
+
     /// Removes a record, if it points at `target` when one is given.
     ///
     /// # Errors
@@ -63,13 +87,7 @@ impl Images for ImageRecords {
     }
 
     async fn list(&self, ctx: &Context, filters: &Filters) -> Result<Vec<Image>> {
-        let (db, namespace) = (Arc::clone(&self.db), ctx.namespace.clone());
-        let filters = filters.clone();
-        db::blocking(move || {
-            let rows = IMAGES.list(&*db, namespace.as_str())?;
-            Ok(rows.into_iter().map(|(_, i)| i).filter(|i| filters.matches(i)).collect())
-        })
-        .await
+        self.gather(ctx, filters, Vec::push).await
     }
 
     async fn create(&self, ctx: &Context, mut image: Image) -> Result<Image> {

@@ -1,13 +1,12 @@
 //! The little that listings need, kept for thousands of images.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::{StreamExt, stream};
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
 use gantry_core::{Context, Digest, Labels, Result, Timestamp, chain_id};
-use tokio::sync::OnceCell;
 
 use super::info::ImageInfo;
 use super::{MANY, insert_within};
@@ -29,7 +28,7 @@ pub(crate) struct Known {
     /// As [`ImageInfo::unpacked`].
     unpacked: bool,
     /// As [`ImageInfo::native`].
-    native: bool,
+    pub(super) native: bool,
 }
 
 impl Known {
@@ -50,52 +49,38 @@ impl Known {
 /// So many images are looked at side by side: each asks the disk several times.
 const SIDE_BY_SIDE: usize = 32;
 
-/// Names of the snapshots, asked for once when many images are looked at.
-type Snapshots = OnceCell<HashSet<String>>;
-
 impl Engine {
     /// What listings show of these images, in their order. Of one that was not unpacked it is
     /// found out again once it is, and of one for another machine each time.
-    pub(crate) fn known(
-        &self,
-        ctx: &Context,
-        images: Vec<Image>,
-    ) -> impl Stream<Item = (Image, Result<Arc<Known>>)> {
-        let snapshots = Arc::new(Snapshots::new());
-        let look = move |image| {
-            let snapshots = Arc::clone(&snapshots);
-            async move {
-                let known = self.known_of(ctx, &image, &snapshots).await;
-                (image, known)
+    pub(crate) async fn known(&self, ctx: &Context, images: &[Image]) -> Vec<Result<Arc<Known>>> {
+        let mut known = self.cache.known(ctx, images);
+        if known.iter().flatten().any(|known| !known.unpacked) {
+            let names = self.unpacked_names(ctx).await;
+            let is_now =
+                |known: &Known| known.top.as_ref().is_some_and(|t| names.contains(t.as_str()));
+            for entry in &mut known {
+                entry.take_if(|known| !known.unpacked && is_now(known));
             }
-        };
-        futures::stream::iter(images).map(look).buffered(SIDE_BY_SIDE)
+        }
+        let missing = known.iter().enumerate().filter(|(_, known)| known.is_none());
+        let missing: Vec<_> = missing.map(|(n, _)| n).collect();
+        let look = async |n: usize| (n, self.find_out(ctx, &images[n]).await);
+        let mut found: HashMap<_, _> =
+            stream::iter(missing).map(look).buffer_unordered(SIDE_BY_SIDE).collect().await;
+        let each = known.into_iter().enumerate();
+        each.filter_map(|(n, known)| known.map(Ok).or_else(|| found.remove(&n))).collect()
     }
 
-    async fn known_of(
-        &self,
-        ctx: &Context,
-        image: &Image,
-        snapshots: &Snapshots,
-    ) -> Result<Arc<Known>> {
-        let digest = &image.target.digest;
-        if let Some(known) = self.cache.known(ctx, digest).filter(|known| known.native)
-            && (known.unpacked || !self.is_unpacked(ctx, &known, snapshots).await)
-        {
-            return Ok(known);
-        }
+    async fn find_out(&self, ctx: &Context, image: &Image) -> Result<Arc<Known>> {
         let known = Arc::new(Known::of(&*self.image_info(ctx, image).await?));
-        insert_within(MANY, &self.cache.known, ctx, digest, &known);
+        insert_within(MANY, &self.cache.known, ctx, &image.target.digest, &known);
         Ok(known)
     }
 
-    async fn is_unpacked(&self, ctx: &Context, known: &Known, snapshots: &Snapshots) -> bool {
-        let Some(top) = &known.top else { return false };
-        let names = async || {
-            let Ok(snapshotter) = self.parts.snapshotters.get("") else { return HashSet::new() };
-            let all = snapshotter.list(ctx, &Filters::all()).await.unwrap_or_default();
-            all.into_iter().map(|info| info.name).collect()
-        };
-        snapshots.get_or_init(names).await.contains(top.as_str())
+    /// Names of the default snapshotter's snapshots.
+    async fn unpacked_names(&self, ctx: &Context) -> HashSet<String> {
+        let Ok(snapshotter) = self.parts.snapshotters.get("") else { return HashSet::new() };
+        let all = snapshotter.list(ctx, &Filters::all()).await.unwrap_or_default();
+        all.into_iter().map(|info| info.name).collect()
     }
 }

@@ -1,8 +1,5 @@
 //! Images as they are listed and inspected.
 
-use std::pin::pin;
-
-use futures::StreamExt;
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
 use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp};
@@ -37,14 +34,14 @@ pub struct ImageSummary {
 }
 
 impl ImageSummary {
-    fn of(image: &Image, known: &Known) -> Self {
+    fn of(image: Image, known: &Known) -> Self {
         let (repository, tag) = split(&image.name);
         Self {
             id: Some(known.id.clone()),
-            name: image.name.clone(),
+            name: image.name,
             repository,
             tag,
-            digest: image.target.digest.clone(),
+            digest: image.target.digest,
             created_at: known.created_at,
             size: known.size,
             labels: known.labels.clone(),
@@ -77,10 +74,11 @@ impl Engine {
     /// The store's.
     pub async fn images(&self, ctx: &Context) -> Result<Vec<ImageSummary>> {
         let all = self.parts.images.list(ctx, &Filters::all()).await?;
-        let (mut found, mut all) = (Vec::new(), pin!(self.known(ctx, all)));
-        while let Some((image, known)) = all.next().await {
+        let known = self.known(ctx, &all).await;
+        let mut found = Vec::with_capacity(all.len());
+        for (image, known) in all.into_iter().zip(known) {
             match known {
-                Ok(known) => found.push(ImageSummary::of(&image, &known)),
+                Ok(known) => found.push(ImageSummary::of(image, &known)),
                 Err(err) => {
                     let (id, size) = self.outline(ctx, &image).await;
                     found.push(ImageSummary::damaged(&image, id, size, &err));
@@ -99,7 +97,7 @@ impl Engine {
         let image = self.resolve_image(ctx, text).await?;
         let info = self.image_info(ctx, &image).await?;
         let names = self.images_by_id(ctx, info.id.hex()).await?;
-        let summary = ImageSummary::of(&image, &Known::of(&info));
+        let summary = ImageSummary::of(image, &Known::of(&info));
         let json = inspect(&summary, &info, &names, &self.parts.snapshotters.default);
         Ok((summary, json.to_string()))
     }

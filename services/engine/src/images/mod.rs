@@ -7,10 +7,8 @@ mod reference;
 mod remove;
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
 use gantry_core::images::{Image, ProgressSink, PullRequest, Unpacked};
 use gantry_core::{Context, Digest, Error, Namespace, Platform, Result};
 
@@ -84,8 +82,12 @@ impl Cache {
         lock(&self.infos).get(&(ctx.namespace.clone(), digest.clone())).cloned()
     }
 
-    fn known(&self, ctx: &Context, digest: &Digest) -> Option<Arc<Known>> {
-        lock(&self.known).get(&(ctx.namespace.clone(), digest.clone())).cloned()
+    /// Of each of these images, in their order, but not of those for other machines.
+    fn known(&self, ctx: &Context, images: &[Image]) -> Vec<Option<Arc<Known>>> {
+        let map = lock(&self.known);
+        let key = |image: &Image| (ctx.namespace.clone(), image.target.digest.clone());
+        let known = images.iter().map(|image| map.get(&key(image)));
+        known.map(|known| known.filter(|known| known.native).cloned()).collect()
     }
 
     /// What was known turned out to be wrong.
@@ -219,8 +221,8 @@ impl Engine {
     async fn images_by_id(&self, ctx: &Context, prefix: &str) -> Result<Vec<(Digest, Image)>> {
         let mut found: Vec<(Digest, Image)> = Vec::new();
         let all = self.parts.images.list(ctx, &gantry_core::filter::Filters::all()).await?;
-        let mut all = pin!(self.known(ctx, all));
-        while let Some((image, known)) = all.next().await {
+        let known = self.known(ctx, &all).await;
+        for (image, known) in all.into_iter().zip(known) {
             // An image whose content is not here has no ID.
             let Ok(known) = known else { continue };
             if known.id.hex().starts_with(prefix) {

@@ -5,6 +5,7 @@ use gantry_core::filter::Filters;
 use gantry_core::images::{Image, Images};
 use gantry_core::{Descriptor, Digest};
 use gantry_grpc::containerd::services::images::v1 as api;
+use gantry_grpc::listing::Listing;
 use gantry_grpc::{context, convert, status};
 use tonic::{Request, Response, Status};
 
@@ -41,12 +42,12 @@ impl api::images_server::Images for ImagesServer {
     async fn list(
         &self,
         request: Request<api::ListImagesRequest>,
-    ) -> Result<Response<api::ListImagesResponse>, Status> {
+    ) -> Result<Response<Listing>, Status> {
         let ctx = context::of(&request)?;
         let filters = Filters::parse(&request.get_ref().filters).map_err(status::to_wire)?;
-        let found = self.images.list(&ctx, &filters).await.map_err(status::to_wire)?;
-        let images = found.into_iter().map(pack).collect();
-        Ok(Response::new(api::ListImagesResponse { images }))
+        let add = |images: &mut Listing, image| images.push(&pack(image));
+        let images = self.images.gather(&ctx, &filters, add).await;
+        Ok(Response::new(images.map_err(status::to_wire)?))
     }
 
     async fn create(
