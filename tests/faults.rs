@@ -135,6 +135,10 @@ impl Life {
         let ctr = |args: &[&str]| check(self.ctr(args));
         gantry(&["pull", "-q", image])?;
         let none = ["--network", "none"];
+        let kept = [&["create", "--rm", "--name", "c2"], &none[..], &[image, "sleep", "600"]];
+        gantry(&kept.concat())?;
+        gantry(&["start", "c2"])?;
+        gantry(&["rm", "-f", "c2"])?;
         gantry(&[&["run", "-d", "--name", "c1"], &none[..], &[image, "sleep", "600"]].concat())?;
         gantry(&["exec", "c1", "true"])?;
         gantry(&["stop", "-t", "0", "c1"])?;
@@ -153,7 +157,7 @@ impl Life {
 
     /// Takes away what a first try may have made.
     fn tidy(&self) {
-        self.daemon.gantry(&["rm", "-f", "c1"]);
+        self.daemon.gantry(&["rm", "-f", "c1", "c2"]);
         self.ctr(&["tasks", "rm", "-f", "t"]);
         self.ctr(&["containers", "rm", "t"]);
         // It made that first.
@@ -176,6 +180,13 @@ impl Life {
         self.daemon.kill();
         self.daemon.set_env(Vec::new());
         self.daemon.try_restart()?;
+        if self.daemon.gantry(&["inspect", "c2"]).code == 0 {
+            // It is the same container that the second try is about.
+            let started = self.daemon.gantry(&["start", "c2"]);
+            if started.code != 0 {
+                return Err(format!("the second start: {started:?}"));
+            }
+        }
         self.tidy();
         self.work().map_err(|output| format!("the second try: {output:?}"))?;
         wait_for("the content to go", || (self.files() == [0, 0, 0]).then_some(()));

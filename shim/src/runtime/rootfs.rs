@@ -150,6 +150,7 @@ impl Wanted {
     }
 
     fn overlay(&self, m: &RootfsMount, at: &Path) -> io::Result<()> {
+        self.forgive()?;
         let data = self.data.join(",");
         if data.len() < MAX_DATA {
             return sys::mount(&m.source, at, &m.kind, self.flags, &data);
@@ -165,6 +166,22 @@ impl Wanted {
         }
         let attr = if self.flags & libc::MS_RDONLY != 0 { sys::ATTR_RDONLY } else { 0 };
         attach(&sys::new_mount(c"overlay", &keys, attr)?, at)
+    }
+
+    /// An overlay that does not sync leaves a mark, for which the kernel does not mount it
+    /// again: its files could be lost if the machine ended. It did not: whoever has the
+    /// container started again has seen to that.
+    fn forgive(&self) -> io::Result<()> {
+        if !self.data.iter().any(|option| option == "volatile") {
+            return Ok(());
+        }
+        let Some(work) = self.data.iter().find_map(|option| option.strip_prefix("workdir=")) else {
+            return Ok(());
+        };
+        match std::fs::remove_dir_all(Path::new(work).join("work/incompat/volatile")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     fn filesystem(&self, m: &RootfsMount, at: &Path) -> io::Result<()> {
