@@ -17,6 +17,9 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 
+/// What tonic says of a message beyond the limit.
+pub(crate) const TOO_LARGE: &str = "decoded message length too large";
+
 /// How much earlier than the client's deadline a handler is given up: tonic's
 /// server has a timer of its own, which answers `Cancelled`.
 const EARLIER: Duration = Duration::from_millis(5);
@@ -80,9 +83,9 @@ where
         request.extensions_mut().insert(id);
         let answering = span.in_scope(|| self.inner.call(request));
         let bounded = async move {
-            let Some(timeout) = timeout else { return answering.await };
+            let Some(timeout) = timeout else { return answering.await.map(too_large) };
             match tokio::time::timeout(timeout.saturating_sub(EARLIER), answering).await {
-                Ok(result) => result,
+                Ok(result) => result.map(too_large),
                 Err(_) => {
                     tracing::debug!(?timeout, "the client's deadline has passed");
                     let status = tonic::Status::deadline_exceeded(format!(
@@ -94,6 +97,18 @@ where
         };
         Box::pin(bounded.instrument(span))
     }
+}
+
+/// A message beyond the limit is said to be out of range by tonic; gRPC's other servers
+/// say that it exhausts resources, and clients take the former for a wrong offset.
+fn too_large<R>(mut response: Response<R>) -> Response<R> {
+    let headers = response.headers_mut();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let message = text("grpc-message").unwrap_or_default().replace("%20", " ");
+    if text("grpc-status") == Some("11") && message.contains(TOO_LARGE) {
+        headers.insert("grpc-status", http::HeaderValue::from_static("8"));
+    }
+    response
 }
 
 fn request_id(headers: &HeaderMap) -> RequestId {
@@ -153,6 +168,22 @@ mod tests {
         assert_eq!(handler.clone().oneshot(given).await.unwrap().body(), "mine");
         let new = handler.oneshot(Request::new(())).await.unwrap();
         assert_eq!(new.body().len(), 36);
+    }
+
+    #[tokio::test]
+    async fn a_message_beyond_the_limit_exhausts_resources() {
+        for (message, code) in [(TOO_LARGE, "8"), ("offset", "11")] {
+            let status = tonic::Status::out_of_range(format!("Error, {message}: 17 bytes"));
+            let said = status.clone();
+            let handler = RequestLayer.layer(tower::service_fn(move |_: Request<()>| {
+                let answer = said.clone().into_http::<String>();
+                async { Ok::<_, Infallible>(answer) }
+            }));
+            let response = handler.oneshot(Request::new(())).await.unwrap();
+            assert_eq!(response.headers()["grpc-status"], code);
+            let streamed = crate::status::inbound(status.clone());
+            assert_eq!((streamed.code() as i32).to_string(), code);
+        }
     }
 
     #[tokio::test(start_paused = true)]

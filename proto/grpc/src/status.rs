@@ -8,6 +8,8 @@ use gantry_core::{Error, Kind};
 use gantry_ttrpc::Code;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::layer::TOO_LARGE;
+
 /// Who gives the reasons in [`to_detailed`].
 pub const DOMAIN: &str = "gantry.dev";
 
@@ -31,6 +33,15 @@ pub fn to_detailed(error: Error) -> tonic::Status {
     }
     details.set_error_info(reason(error.kind()), DOMAIN, metadata);
     tonic::Status::with_error_details(code_of(error.kind()), error.to_string(), details)
+}
+
+/// The status of a caller's message that could not be read, in the middle of a stream: one
+/// beyond the limit exhausts resources, where tonic says that it is out of range.
+pub fn inbound(status: tonic::Status) -> tonic::Status {
+    if status.code() == tonic::Code::OutOfRange && status.message().contains(TOO_LARGE) {
+        return tonic::Status::resource_exhausted(status.message());
+    }
+    status
 }
 
 /// The same status with details.

@@ -113,13 +113,11 @@ impl Ingest {
     ) -> Result<Self> {
         let dir = layout.ingest(&ingest_id(&status.namespace, &status.reference));
         match read_status(&dir) {
+            // Other content under the same name: as containerd does, it begins anew.
+            Ok(before) if status.total > 0 && before.total > 0 && status.total != before.total => {
+                remove_tree(&dir)?;
+            }
             Ok(before) => {
-                if status.total > 0 && before.total > 0 && status.total != before.total {
-                    return Err(Error::failed_precondition(format!(
-                        "ref {}: total {} differs from {} as it was begun: failed precondition",
-                        status.reference, status.total, before.total
-                    )));
-                }
                 status.total = status.total.max(before.total);
                 status.expected = status.expected.or(before.expected);
                 status.started_at = before.started_at;

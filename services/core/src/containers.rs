@@ -52,8 +52,10 @@ impl Filterable for Container {
     fn field(&self, path: &[&str]) -> Option<String> {
         match path {
             ["id"] => Some(self.id.clone()),
-            ["image"] => Some(self.image.clone()),
-            ["runtime", "name"] => Some(self.runtime.name.clone()),
+            ["image"] => (!self.image.is_empty()).then(|| self.image.clone()),
+            ["runtime", "name"] => {
+                (!self.runtime.name.is_empty()).then(|| self.runtime.name.clone())
+            }
             ["labels", rest @ ..] => self.labels.get(&rest.join(".")).cloned(),
             _ => None,
         }

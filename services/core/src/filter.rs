@@ -29,6 +29,7 @@ enum Test {
     Equal(String),
     NotEqual(String),
     Matches(Regex),
+    Never,
 }
 
 impl Filters {
@@ -60,7 +61,7 @@ impl Selector {
             (Test::Equal(want), v) => v.as_deref() == Some(want),
             (Test::NotEqual(want), v) => v.as_deref() != Some(want),
             (Test::Matches(re), Some(v)) => re.is_match(&v),
-            (Test::Matches(_), None) => false,
+            (Test::Matches(_), None) | (Test::Never, _) => false,
         }
     }
 }
@@ -133,17 +134,12 @@ impl<'a> Parser<'a> {
             return Ok(Selector { path, test: Test::Present });
         }
         let operator = self.operator()?;
-        let start = self.at;
         let value = self.value(operator == "~=")?;
         let test = match operator {
             "==" => Test::Equal(value),
             "!=" => Test::NotEqual(value),
-            _ => Test::Matches(Regex::new(&value).map_err(|err| {
-                // Its other lines show the place.
-                let why = err.to_string();
-                let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                Self { text: self.text, at: start }.error(&format!("bad expression: {why}"))
-            })?),
+            // As in containerd, a bad expression is no mistake of the filter: it matches nothing.
+            _ => Regex::new(&value).map_or(Test::Never, Test::Matches),
         };
         Ok(Selector { path, test })
     }
@@ -283,6 +279,9 @@ mod tests {
             assert!(matches(&[same]), "{same}");
         }
         assert!(matches(&["labels.\"a.b/c\" ~= \"^x\", name==web"]));
+        for bad in ["name~=(", "name~=[web[", "name~=/(/"] {
+            assert!(!matches(&[bad]), "{bad}");
+        }
     }
 
     #[test]
@@ -297,7 +296,6 @@ mod tests {
         for (bad, why) in [
             ("==x", "[ >|=|< =x]: expected field or quoted"),
             ("name==\"x", "quoted literal not terminated"),
-            ("name~=(", "bad expression: unclosed group"),
             ("a b", "[a  >|b|< ]: expected an operator (\"==\"|\"!=\"|\"~=\")"),
             ("name.", "[name.]: expected field or quoted"),
             (",", "expected field or quoted"),

@@ -83,7 +83,7 @@ impl Filterable for Info {
                 .into(),
             ),
             ["name"] => Some(self.name.clone()),
-            ["parent"] => self.parent.clone(),
+            ["parent"] => Some(self.parent.clone().unwrap_or_default()),
             ["labels", rest @ ..] => self.labels.get(&rest.join(".")).cloned(),
             _ => None,
         }

@@ -15,6 +15,8 @@ use oci_spec::runtime::{
     Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, PosixRlimitType,
     Process, Spec,
 };
+use serde::Deserialize;
+use serde_json::Value;
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,8 +39,26 @@ pub(crate) fn load(bundle: &Path) -> Result<Spec, Error> {
     std::fs::File::open(&path)
         .and_then(|f| f.take(MAX_CONFIG).read_to_string(&mut text))
         .map_err(|e| Error::io(format!("read {}", path.display()), e))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::Invalid(format!("{} is not a valid spec: {e}", path.display())))
+    parse(&text).map_err(|e| Error::Invalid(format!("{} is not a valid spec: {e}", path.display())))
+}
+
+/// Parses a spec. Capabilities that nobody knows can't be granted, which is no reason to
+/// refuse the rest (config.md, "process.capabilities").
+fn parse(text: &str) -> serde_json::Result<Spec> {
+    serde_json::from_str(text).or_else(|first| {
+        let Ok(mut spec) = serde_json::from_str::<Value>(text) else { return Err(first) };
+        let sets = spec.pointer_mut("/process/capabilities").and_then(Value::as_object_mut);
+        for names in sets.into_iter().flatten().filter_map(|(_, set)| set.as_array_mut()) {
+            names.retain(|name| {
+                let known = Capability::deserialize(name).is_ok();
+                if !known {
+                    tracing::warn!("process.capabilities: {name} is not known, and not granted");
+                }
+                known
+            });
+        }
+        serde_json::from_value(spec)
+    })
 }
 
 impl Plan {
@@ -131,6 +151,11 @@ pub(crate) fn check_process(process: &Process) -> Result<(), Error> {
                 "process.apparmorProfile {profile:?} is given, but this host's kernel has no AppArmor"
             )));
         }
+    }
+    if let Some(score) = process.oom_score_adj().filter(|n| !(-1000..=1000).contains(n)) {
+        return Err(Error::Invalid(format!(
+            "process.oomScoreAdj {score} is out of range: -1000 to 1000"
+        )));
     }
     check_rlimits(process)
 }
@@ -347,5 +372,32 @@ pub(crate) fn adapt_process(process: &mut Process, admin: bool) {
     }
     if process.apparmor_profile().as_deref() == Some("") {
         process.set_apparmor_profile(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_that_nobody_knows_are_left_out() {
+        let text = r#"{"ociVersion":"1.0.2","process":{"cwd":"/","args":["x"],"user":{"uid":0,"gid":0},
+            "capabilities":{"bounding":["CAP_CHOWN","CAP_FOO"],"effective":["CAP_FOO"]}}}"#;
+        let spec = parse(text).unwrap();
+        let capabilities = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap();
+        let bounding = capabilities.bounding().as_ref().unwrap();
+        assert_eq!(bounding.iter().collect::<Vec<_>>(), [&Capability::Chown]);
+        assert!(capabilities.effective().as_ref().unwrap().is_empty());
+        let said = parse(r#"{"ociVersion":1}"#).unwrap_err().to_string();
+        assert!(said.contains("invalid type"), "{said}");
+    }
+
+    #[test]
+    fn scores_that_the_kernel_does_not_know() {
+        let mut process = Process::default();
+        for (score, ok) in [(1000, true), (-1000, true), (1001, false), (-1001, false)] {
+            process.set_oom_score_adj(Some(score));
+            assert_eq!(check_process(&process).is_ok(), ok, "{score}");
+        }
     }
 }

@@ -47,7 +47,8 @@ impl Session {
             if session.committed {
                 return Ok(None);
             }
-            let Some(request) = session.requests.message().await? else { return Ok(None) };
+            let request = session.requests.message().await.map_err(status::inbound)?;
+            let Some(request) = request else { return Ok(None) };
             let reply = session.step(request).await.map_err(status::to_wire)?;
             Ok(Some((reply, session)))
         })

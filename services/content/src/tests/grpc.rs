@@ -108,6 +108,26 @@ async fn a_stream_as_clients_write_it() {
 }
 
 #[tokio::test]
+async fn other_content_under_the_same_name_begins_anew() {
+    let host = Host::new();
+    let mut client = serve(&host, "a").await;
+    for (total, before) in [(11, 0), (11, 5), (12, 0), (0, 5)] {
+        let (mut stream, reply) = loop {
+            let mut stream = Stream::open(&mut client).await;
+            match stream.ask(stat("r", total, "")).await {
+                // The writer before is still leaving.
+                Err(err) if err.code() == Code::Unavailable => tokio::task::yield_now().await,
+                reply => break (stream, reply.unwrap()),
+            }
+        };
+        assert_eq!(reply.offset, before, "with a total of {total}");
+        if before == 0 {
+            assert_eq!(stream.ask(write(0, b"hello")).await.unwrap().offset, 5);
+        }
+    }
+}
+
+#[tokio::test]
 async fn refused_steps_leave_the_ingest() {
     let host = Host::new();
     let mut client = serve(&host, "a").await;

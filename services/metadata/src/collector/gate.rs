@@ -10,6 +10,7 @@ use gantry_core::content::BLOBS;
 use gantry_core::db::{Database, Durability, Transaction, Visit};
 use gantry_core::images::IMAGES;
 use gantry_core::leases::{LEASE_RESOURCES, LEASES};
+use gantry_core::namespaces::{NAMESPACES, Record, TABLE_NAMESPACE};
 use gantry_core::sandboxes::SANDBOXES;
 use gantry_core::{Timestamp, labels, mounts, snapshots};
 use tokio::sync::Notify;
@@ -43,6 +44,8 @@ pub struct GuardedDatabase {
     gate: RwLock<()>,
     watching: AtomicBool,
     written: Mutex<BTreeSet<Row>>,
+    /// Namespaces that are known to have a record.
+    recorded: Mutex<BTreeSet<String>>,
     /// Rows written since the store was opened.
     count: AtomicU32,
     /// Told when something may have become garbage.
@@ -61,6 +64,7 @@ impl GuardedDatabase {
             gate: RwLock::new(()),
             watching: AtomicBool::new(false),
             written: Mutex::default(),
+            recorded: Mutex::default(),
             count: AtomicU32::new(0),
             garbage: Notify::new(),
             expiry: AtomicI64::new(i64::MAX),
@@ -116,6 +120,11 @@ impl GuardedDatabase {
         }
     }
 
+    fn recorded(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        // As below.
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn rows(&self) -> std::sync::MutexGuard<'_, BTreeSet<Row>> {
         // A set is whole at any time.
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,6 +178,23 @@ struct Watched<'a> {
     expiry: &'a mut Option<Timestamp>,
 }
 
+impl Watched<'_> {
+    /// A namespace comes to be with its first object, and outlives it.
+    fn record(&mut self, namespace: &str) -> Result<()> {
+        if self.gate.recorded().contains(namespace) {
+            return Ok(());
+        }
+        match self.tx.get(NAMESPACES.name(), TABLE_NAMESPACE, namespace)? {
+            // From an earlier transaction: this one may fail.
+            Some(_) => {
+                self.gate.recorded().insert(namespace.to_owned());
+                Ok(())
+            }
+            None => NAMESPACES.put(self.tx, TABLE_NAMESPACE, namespace, &Record::default()),
+        }
+    }
+}
+
 /// When a record expires, as its label says.
 fn expiry_of(row: &[u8]) -> Option<Timestamp> {
     let row = std::str::from_utf8(row).ok()?;
@@ -188,6 +214,7 @@ impl Transaction for Watched<'_> {
     fn put(&mut self, table: &str, namespace: &str, key: &str, value: &[u8]) -> Result<()> {
         if let Some(table) = WATCHED.into_iter().find(|watched| *watched == table) {
             *self.put += 1;
+            self.record(namespace)?;
             if self.gate.watching.load(Ordering::Relaxed) {
                 self.gate.rows().insert((table, namespace.to_owned(), key.to_owned()));
             }
@@ -203,13 +230,41 @@ impl Transaction for Watched<'_> {
 
     fn delete(&mut self, table: &str, namespace: &str, key: &str) -> Result<()> {
         *self.removed |= WATCHED.contains(&table);
+        if table == NAMESPACES.name() {
+            self.gate.recorded().remove(key);
+        }
         self.tx.delete(table, namespace, key)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gantry_core::db::memory::MemoryDatabase;
+
     use super::*;
+
+    #[test]
+    fn a_namespace_outlives_its_objects() {
+        let db = GuardedDatabase::new(MemoryDatabase::new().shared());
+        let change = |body: &mut dyn FnMut(&mut dyn Transaction) -> Result<()>| {
+            db.transact(Durability::Buffered, body)
+        };
+        let row = |table: &str| db.get(table, TABLE_NAMESPACE, "n").unwrap();
+        let failed = change(&mut |tx| {
+            tx.put(IMAGES.name(), "n", "i", b"{}")?;
+            Err(gantry_core::Error::internal("no"))
+        });
+        assert!(failed.is_err() && row(NAMESPACES.name()).is_none());
+        for _ in 0..2 {
+            for key in ["i", "j"] {
+                change(&mut |tx| tx.put(IMAGES.name(), "n", key, b"{}")).unwrap();
+                change(&mut |tx| tx.delete(IMAGES.name(), "n", key)).unwrap();
+                assert!(row(NAMESPACES.name()).is_some());
+            }
+            change(&mut |tx| NAMESPACES.delete(tx, TABLE_NAMESPACE, "n")).unwrap();
+            assert!(row(NAMESPACES.name()).is_none());
+        }
+    }
 
     #[test]
     fn rows_tell_when_they_expire() {
