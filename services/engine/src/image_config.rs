@@ -30,6 +30,7 @@ pub(crate) struct ImageConfig {
 pub(crate) struct Runtime {
     pub(crate) user: Option<String>,
     pub(crate) exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    #[serde(deserialize_with = "texts")]
     pub(crate) env: Option<Vec<String>>,
     #[serde(deserialize_with = "words")]
     pub(crate) entrypoint: Option<Vec<String>>,
@@ -37,6 +38,7 @@ pub(crate) struct Runtime {
     pub(crate) cmd: Option<Vec<String>>,
     pub(crate) volumes: Option<BTreeMap<String, serde_json::Value>>,
     pub(crate) working_dir: Option<String>,
+    #[serde(deserialize_with = "labels")]
     pub(crate) labels: Option<Labels>,
     pub(crate) stop_signal: Option<String>,
 }
@@ -47,12 +49,25 @@ fn words<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Vec<S
     #[serde(untagged)]
     enum Words {
         One(String),
-        All(Vec<String>),
+        All(Vec<Option<String>>),
     }
     Ok(Option::<Words>::deserialize(from)?.map(|words| match words {
         Words::One(word) => vec![word],
-        Words::All(words) => words,
+        Words::All(words) => words.into_iter().map(Option::unwrap_or_default).collect(),
     }))
+}
+
+/// A list in which `null` stands for an empty text.
+fn texts<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    let texts = Option::<Vec<Option<String>>>::deserialize(from)?;
+    Ok(texts.map(|texts| texts.into_iter().map(Option::unwrap_or_default).collect()))
+}
+
+/// Labels of which `null` stands for an empty text.
+fn labels<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Labels>, D::Error> {
+    let labels = Option::<BTreeMap<String, Option<String>>>::deserialize(from)?;
+    let whole = |(key, value): (String, Option<String>)| (key, value.unwrap_or_default());
+    Ok(labels.map(|labels| labels.into_iter().map(whole).collect()))
 }
 
 /// The layers.
@@ -89,6 +104,11 @@ mod tests {
         assert_eq!(config.runtime().env, None);
         assert!(ImageConfig::parse(b"{}").unwrap().runtime().entrypoint.is_none());
         assert!(ImageConfig::parse(b"[").is_err());
+        let odd = br#"{"config":{"Labels":{"k":null},"Env":[null,"A=1"],"Cmd":["sh",null]}}"#;
+        let odd = ImageConfig::parse(odd).unwrap().runtime();
+        assert_eq!(odd.labels, Some([("k".to_owned(), String::new())].into()));
+        assert_eq!(odd.env, Some(vec![String::new(), "A=1".to_owned()]));
+        assert_eq!(odd.cmd, Some(vec!["sh".to_owned(), String::new()]));
         let config = ImageConfig::parse(br#"{"config":{"Entrypoint":"/bin/echo","Cmd":null}}"#);
         assert_eq!(config.unwrap().runtime().entrypoint, Some(vec!["/bin/echo".to_owned()]));
     }

@@ -76,10 +76,14 @@ impl Engine {
     pub(crate) async fn make(
         &self,
         ctx: &Context,
-        options: ContainerOptions,
+        mut options: ContainerOptions,
         image: &Ready,
         size: Option<Size>,
     ) -> Result<Made> {
+        // As names are shown.
+        if let Some(name) = options.name.strip_prefix('/') {
+            options.name = name.to_owned();
+        }
         if !options.name.is_empty() {
             names::validate(&options.name)?;
         }
@@ -208,7 +212,6 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
     };
     let user = first(&options.user, image.user.as_ref(), "");
     check_user(&user)?;
-    let stop_signal = first(&options.stop_signal, image.stop_signal.as_ref(), "");
     let (log_max_size, log_max_files) = log_options(&options.log_options)?;
     Ok(Settings {
         entrypoint,
@@ -221,7 +224,11 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         hostname: host_name,
         network,
         auto_remove: options.auto_remove,
-        stop_signal: if stop_signal.is_empty() { TERM } else { signal::parse(&stop_signal)? },
+        stop_signal: match options.stop_signal.as_str() {
+            // An image that names a signal that nobody knows is stopped as others are.
+            "" => image.stop_signal.as_deref().and_then(|s| signal::parse(s).ok()).unwrap_or(TERM),
+            wish => signal::parse(wish)?,
+        },
         log_max_size,
         log_max_files,
     })

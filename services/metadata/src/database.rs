@@ -13,7 +13,7 @@ use std::io::{Read, Seek, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_core::db::{Database, Durability, Transaction, Visit};
 use gantry_core::{Error, Kind, Result};
@@ -29,6 +29,9 @@ const ATTEMPTS: u32 = 12;
 
 /// Name of the file whose lock a process holds while it has the store open.
 const LOCK_FILE: &str = "gantry.lock";
+
+/// How long the kernel may take to end a daemon that was killed, which holds its locks until then.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The store of records in a directory of its own.
 ///
@@ -248,7 +251,16 @@ pub fn lock_directory(path: &Path, name: &str, what: &str, remedy: &str) -> Resu
         .mode(0o600)
         .open(&file)
         .map_err(failed)?;
-    match lock.try_lock() {
+    let end = Instant::now() + LEAVING;
+    let locked = loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => break other,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
