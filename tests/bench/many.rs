@@ -5,7 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gantry_core::Digest;
+use gantry_core::{Digest, Namespace};
+use gantry_grpc::MAX_MESSAGE;
+use gantry_grpc::containerd::services::images::v1::ListImagesRequest;
+use gantry_grpc::containerd::services::images::v1::images_client::ImagesClient;
+use gantry_grpc::context::Headers;
 use gantry_tests::{Containerd, Daemon, Options, image, run_within};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -37,6 +41,9 @@ pub(crate) fn measure(report: &mut Report) {
     };
     report.add(&what, "gantry", many(&|| daemon.ctr_command(&list)), "ms");
     report.add(&what, "containerd", many(&|| peer.ctr_command(&list)), "ms");
+    let what = format!("{what}, the call alone");
+    report.add(&what, "gantry", calls(&daemon.address()), "ms");
+    report.add(&what, "containerd", calls(&peer.address()), "ms");
     let own = many(&|| daemon.gantry_command(&["images", "-q"]));
     report.add(&format!("gantry images with {IMAGES} images"), "gantry", own, "ms");
     let start = || {
@@ -51,6 +58,26 @@ pub(crate) fn measure(report: &mut Report) {
     let what = format!("RSS of the daemon with {IMAGES} images");
     report.add(&what, "gantry", vec![rss(daemon.pid())], "MB");
     report.add(&what, "containerd", vec![rss(peer.pid())], "MB");
+}
+
+/// Milliseconds of the calls without the start of a client, and without reading the answer.
+fn calls(address: &Path) -> Vec<f64> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let endpoint = format!("unix:{}", address.display());
+        let endpoint = tonic::transport::Endpoint::from_shared(endpoint).expect("an address");
+        let headers = Headers::new(&Namespace::new("default").expect("a name"));
+        let channel = endpoint.connect().await.expect("it serves");
+        let client = ImagesClient::with_interceptor(channel, headers);
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE);
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let begin = Instant::now();
+            client.list(ListImagesRequest::default()).await.expect("an answer");
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        times
+    })
 }
 
 /// A process' resident memory in MB.

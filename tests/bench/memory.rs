@@ -38,8 +38,8 @@ pub(crate) fn measure(peers: &[Peer], report: &mut Report) {
         for n in 0..CONTAINERS {
             peer.sleep(n);
         }
-        // Memory settles.
-        std::thread::sleep(Duration::from_secs(3));
+        // An idle daemon gives memory back some seconds after its last work.
+        std::thread::sleep(Duration::from_secs(6));
         let shims: Vec<f64> =
             named(shim).into_iter().filter(|p| !before.contains(p)).filter_map(pss).collect();
         let total = daemons.iter().filter_map(|pid| pss(*pid)).sum();
