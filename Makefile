@@ -11,7 +11,7 @@ export ROCKSDB_LIB_DIR := $(TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC := 1
 SHIM := containerd-shim-gantry-v2
 # The shim is linked statically: it runs wherever a bundle is.
-STATIC = RUSTFLAGS="-C target-feature=+crt-static" LIBSECCOMP_LINK_TYPE=static \
+STATIC = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" LIBSECCOMP_LINK_TYPE=static \
 	LIBSECCOMP_LIB_PATH="$$(pkg-config --variable=libdir libseccomp)"
 
 # Debian packages: to build; to run the tests; to run the emulated guest.
