@@ -11,14 +11,12 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use crate::context::NAMESPACE_HEADER;
+use crate::status;
 
 /// Header in which a client may name its request.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
-
-/// What tonic says of a message beyond the limit.
-pub(crate) const TOO_LARGE: &str = "decoded message length too large";
 
 /// How much earlier than the client's deadline a handler is given up: tonic's
 /// server has a timer of its own, which answers `Cancelled`.
@@ -102,11 +100,10 @@ where
 /// A message beyond the limit is said to be out of range by tonic; gRPC's other servers
 /// say that it exhausts resources, and clients take the former for a wrong offset.
 fn too_large<R>(mut response: Response<R>) -> Response<R> {
-    let headers = response.headers_mut();
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let message = text("grpc-message").unwrap_or_default().replace("%20", " ");
-    if text("grpc-status") == Some("11") && message.contains(TOO_LARGE) {
-        headers.insert("grpc-status", http::HeaderValue::from_static("8"));
+    let status = tonic::Status::from_header_map(response.headers());
+    if status.is_some_and(|status| status::is_too_large(&status)) {
+        let code = http::HeaderValue::from(tonic::Code::ResourceExhausted as i32);
+        response.headers_mut().insert("grpc-status", code);
     }
     response
 }
@@ -172,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_beyond_the_limit_exhausts_resources() {
-        for (message, code) in [(TOO_LARGE, "8"), ("offset", "11")] {
+        for (message, code) in [(status::TOO_LARGE, "8"), ("offset", "11")] {
             let status = tonic::Status::out_of_range(format!("Error, {message}: 17 bytes"));
             let said = status.clone();
             let handler = RequestLayer.layer(tower::service_fn(move |_: Request<()>| {
@@ -181,7 +178,7 @@ mod tests {
             }));
             let response = handler.oneshot(Request::new(())).await.unwrap();
             assert_eq!(response.headers()["grpc-status"], code);
-            let streamed = crate::status::inbound(status.clone());
+            let streamed = status::inbound(status.clone());
             assert_eq!((streamed.code() as i32).to_string(), code);
         }
     }

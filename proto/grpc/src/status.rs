@@ -8,8 +8,6 @@ use gantry_core::{Error, Kind};
 use gantry_ttrpc::Code;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::layer::TOO_LARGE;
-
 /// Who gives the reasons in [`to_detailed`].
 pub const DOMAIN: &str = "gantry.dev";
 
@@ -35,10 +33,18 @@ pub fn to_detailed(error: Error) -> tonic::Status {
     tonic::Status::with_error_details(code_of(error.kind()), error.to_string(), details)
 }
 
+/// What tonic says of a message beyond the limit, with `OutOfRange`.
+pub(crate) const TOO_LARGE: &str = "decoded message length too large";
+
+/// Whether a message was beyond the limit.
+pub(crate) fn is_too_large(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::OutOfRange && status.message().contains(TOO_LARGE)
+}
+
 /// The status of a caller's message that could not be read, in the middle of a stream: one
 /// beyond the limit exhausts resources, where tonic says that it is out of range.
 pub fn inbound(status: tonic::Status) -> tonic::Status {
-    if status.code() == tonic::Code::OutOfRange && status.message().contains(TOO_LARGE) {
+    if is_too_large(&status) {
         return tonic::Status::resource_exhausted(status.message());
     }
     status
