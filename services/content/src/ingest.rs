@@ -332,6 +332,18 @@ pub(crate) fn is_whole(dir: &Path) -> bool {
     read_status(dir).is_ok() && dir.join(DATA).exists()
 }
 
+/// Whether a directory holds an ingest that was committed. One that shares a blob of another
+/// namespace, whose file has two names as well, is not.
+pub(crate) fn is_done(dir: &Path, has: impl Fn(&Namespace, &Digest) -> bool) -> bool {
+    let linked = fs::metadata(dir.join(DATA)).is_ok_and(|meta| meta.nlink() > 1);
+    linked
+        && read_status(dir).is_ok_and(|status| match &status.expected {
+            Some(expected) => has(&status.namespace, expected),
+            // Without a digest nothing is shared.
+            None => true,
+        })
+}
+
 /// Makes the directory with its status.
 fn create(dir: &Path, status: &Status) -> Result<()> {
     match faults::around("make an ingest", || DirBuilder::new().mode(0o700).create(dir)) {

@@ -62,9 +62,14 @@ impl Layout {
         self.blob(digest).metadata().is_ok_and(|meta| meta.len() == size)
     }
 
-    /// Removes what a crash left: files of blobs that no record speaks of,
-    /// and ingests that can't be told apart any more.
-    pub(crate) fn sweep(&self, recorded: &HashSet<Digest>) -> Result<()> {
+    /// Removes what a crash left: files of blobs that no record speaks of, ingests that can't
+    /// be told apart any more, and those that had become blobs: `has` tells whether a
+    /// namespace has a blob.
+    pub(crate) fn sweep(
+        &self,
+        recorded: &HashSet<Digest>,
+        has: impl Fn(&Namespace, &Digest) -> bool,
+    ) -> Result<()> {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for path in entries(&self.blobs(algorithm))? {
                 let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -78,6 +83,9 @@ impl Layout {
         for path in entries(&self.ingests)? {
             if !ingest::is_whole(&path) {
                 tracing::info!(path = %path.display(), "removing an ingest that is not whole");
+                remove_tree(&path)?;
+            } else if ingest::is_done(&path, &has) {
+                tracing::info!(path = %path.display(), "removing an ingest that became a blob");
                 remove_tree(&path)?;
             }
         }

@@ -13,10 +13,10 @@
 //! ```
 //!
 //! A file below `blobs` is complete and has the digest in its name, since it
-//! comes there by a rename after its digest was checked. Which namespace has which
-//! blob is recorded in the table [`gantry_core::content::BLOBS`]. A blob is renamed before it is
-//! recorded and its record removed before its file: after a crash between the two there is a file without a
-//! record, which the next opening removes.
+//! comes there by a link after its digest was checked. Which namespace has which
+//! blob is recorded in the table [`gantry_core::content::BLOBS`]. A blob is linked before it is
+//! recorded, its ingest removed after that, and its record removed before its file: after a crash in between there
+//! is a file without a record, or an ingest that became a blob, which the next opening removes.
 #![forbid(unsafe_code)]
 
 pub mod grpc;

@@ -64,7 +64,9 @@ impl LocalStore {
                 Ok(std::ops::ControlFlow::Continue(()))
             })?;
         }
-        layout.sweep(&recorded)?;
+        layout.sweep(&recorded, |namespace, digest| {
+            BLOBS.get(&*db, namespace.as_str(), digest.as_str()).is_ok_and(|row| row.is_some())
+        })?;
         let (digests, ingests) = (Digests::default(), Ingests::default());
         Ok(Self { shared: Arc::new(Shared { layout, db, events, digests, ingests }) })
     }

@@ -224,6 +224,53 @@ async fn an_ingest_goes_on_where_it_was_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_commit_that_was_cut_costs_no_byte() {
+    let host = Host::new();
+    let ctx = context("a");
+    let digest = Digest::of(b"content");
+    for expected in [None, Some(digest.clone())] {
+        let reference = if expected.is_some() { "known" } else { "unknown" };
+        let mut writer = host.store.writer(&ctx, reference, 7, expected.as_ref()).await.unwrap();
+        writer.write(Bytes::from_static(b"content")).await.unwrap();
+    }
+    // It was linked, and the daemon ended before it was recorded.
+    let ingests = host.store.shared_for_tests().layout.ingests().to_owned();
+    let ingest = ingests.join(crate::layout::ingest_id(&ctx.namespace, "known"));
+    std::fs::hard_link(ingest.join("data"), host.blob(&digest)).unwrap();
+    let host = host.reopen();
+    assert!(!host.blob(&digest).exists());
+    assert_eq!(host.kind_of_info(&ctx, &digest).await, Some(Kind::NotFound));
+    for reference in ["known", "unknown"] {
+        let status = host.store.status(&ctx, reference).await.unwrap();
+        assert_eq!(status.offset, 7, "{reference}");
+    }
+    let mut writer = host.store.writer(&ctx, "known", 7, Some(&digest)).await.unwrap();
+    writer.commit(None, None, Labels::new()).await.unwrap();
+    drop(writer);
+    assert!(!ingest.exists());
+    // It was recorded, and the daemon ended before the ingest was removed.
+    for (namespace, reference) in [("a", "known"), ("a", "unknown"), ("b", "shared")] {
+        let (ctx, expected) = (context(namespace), (reference != "unknown").then_some(&digest));
+        let dir = ingests.join(crate::layout::ingest_id(&ctx.namespace, reference));
+        let status = serde_json::json!({
+            "namespace": namespace, "reference": reference, "total": 7, "expected": expected,
+            "started_at": {"s": 1, "n": 0},
+        });
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("status.json"), status.to_string()).unwrap();
+        std::fs::hard_link(host.blob(&digest), dir.join("data")).unwrap();
+    }
+    let host = host.reopen();
+    assert_eq!(host.get(&ctx, &digest).await, b"content");
+    for (namespace, reference, left) in [("a", "known", 0), ("a", "unknown", 0), ("b", "shared", 1)]
+    {
+        let found = host.store.status(&context(namespace), reference).await;
+        assert_eq!(usize::from(found.is_ok()), left, "{reference}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_commit_changes_nothing_and_a_right_one_follows() {
     let host = Host::new();
     let ctx = context("a");

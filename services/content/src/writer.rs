@@ -12,6 +12,7 @@ use gantry_core::{
 };
 
 use crate::ingest::Ingest;
+use crate::layout::remove_file;
 use crate::store::Shared;
 
 /// Writes an ingest, on threads that may block.
@@ -189,22 +190,24 @@ impl Commit<'_> {
             ingest.seal()?;
         }
         let _holding = self.shared.digests.lock(self.digest);
-        let renamed = !there();
-        if renamed {
+        let new = !there();
+        if new {
             // For the case that it went since the first look.
             ingest.seal()?;
-            let rename = || fs::rename(ingest.data(), &blob);
-            faults::around("make a blob", rename).map_err(|err| {
-                Error::io(format!("move content {} into place", self.digest), err)
+            remove_file(&blob)?;
+            // Under both names until it is recorded, so that a crash costs no byte.
+            let link = || fs::hard_link(ingest.data(), &blob);
+            faults::around("make a blob", link).map_err(|err| {
+                Error::io(format!("bring content {} into place", self.digest), err)
             })?;
         }
         let durable = || self.shared.layout.sync_blobs(self.digest.algorithm());
-        let synced = if renamed { durable() } else { Ok(()) };
-        let recorded = synced.and_then(|()| self.record(ingest, renamed));
+        let synced = if new { durable() } else { Ok(()) };
+        let recorded = synced.and_then(|()| self.record(ingest, new));
         if let Err(err) = recorded {
-            let rename = || fs::rename(&blob, ingest.data());
-            if renamed && let Err(err) = faults::around("undo a blob", rename) {
-                tracing::warn!(blob = %blob.display(), %err, "could not move content back");
+            let remove = || fs::remove_file(&blob);
+            if new && let Err(err) = faults::around("undo a blob", remove) {
+                tracing::warn!(blob = %blob.display(), %err, "content stays without a record");
             }
             return Err(err);
         }
