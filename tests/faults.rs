@@ -45,7 +45,7 @@ const WITHOUT: [(&str, &str); 9] = [
     ("metadata/src/database.rs", "RocksDB's own directory is made when it is opened"),
     ("metadata/src/database/options.rs", "RocksDB's own options"),
     ("daemon/src/faults.rs", "the points themselves"),
-    ("snapshots/src/copy.rs", "copies below a snapshot that has no record yet"),
+    ("files/src/copy.rs", "copies below what nobody sees yet"),
     ("snapshots/src/testsuite", "a test suite"),
     ("engine/src/spec/", "mounts are described here, not made"),
     ("diff/src/target.rs", "mounts are described here, not made"),

@@ -11,7 +11,8 @@ pub(crate) fn with_values(command: Command) -> Command {
 }
 
 fn with_value(arg: Arg) -> Arg {
-    if arg.get_value_parser().type_id() != TypeId::of::<bool>() {
+    let is_help = matches!(arg.get_action(), ArgAction::Help);
+    if is_help || arg.get_value_parser().type_id() != TypeId::of::<bool>() {
         return arg;
     }
     let has_default = !arg.get_default_values().is_empty();
@@ -26,7 +27,10 @@ fn with_value(arg: Arg) -> Arg {
 }
 
 /// What Go takes for true and false, and so Docker.
-fn truth(text: &str) -> Result<bool, &'static str> {
+///
+/// # Errors
+/// For anything else.
+pub(crate) fn truth(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

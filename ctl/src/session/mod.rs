@@ -3,7 +3,7 @@
 
 pub(crate) mod keys;
 mod output;
-mod signals;
+pub(crate) mod signals;
 mod stdin;
 pub(crate) mod terminal;
 
@@ -24,6 +24,7 @@ use self::signals::{Signals, Wanted};
 use self::terminal::Raw;
 use crate::client::{Client, Lost};
 use crate::exit::{FAILURE, SUCCESS, coded, of_signal, of_status};
+use crate::options::id_file::IdFile;
 use crate::printer::Printer;
 use crate::progress::Progress;
 
@@ -52,9 +53,33 @@ pub(crate) struct Options {
     pub(crate) keys: Keys,
     /// The container to which signals can be sent beside the session.
     pub(crate) container: Option<String>,
+    /// Show standard output.
+    pub(crate) stdout: bool,
+    /// Show standard error.
+    pub(crate) stderr: bool,
+    /// Don't show how an image is pulled.
+    pub(crate) quiet: bool,
+    /// Where the ID of a container that is made goes.
+    pub(crate) id_file: Option<IdFile>,
 }
 
 impl Options {
+    /// Of a session that shows all output and takes no input.
+    pub(crate) fn new(tty: bool, keys: Keys) -> Self {
+        Self {
+            stdin: false,
+            tty,
+            detach: false,
+            proxy: true,
+            keys,
+            container: None,
+            stdout: true,
+            stderr: true,
+            quiet: false,
+            id_file: None,
+        }
+    }
+
     /// Checks that what would be typed comes from a terminal.
     ///
     /// # Errors
@@ -144,7 +169,7 @@ pub(crate) async fn carry(
         input,
         output: Output::default(),
         pending: None,
-        progress: Progress::new(false),
+        progress: Progress::new(options.quiet),
         id: String::new(),
         name: options.container.clone().unwrap_or_default(),
         size,
@@ -280,6 +305,14 @@ impl Session<'_> {
                 for warning in &created.warnings {
                     self.printer.warning(warning);
                 }
+                let Options { detach, stdout, stderr, .. } = self.options;
+                if !(detach || stdout || stderr) {
+                    // The only thing that is left to show.
+                    self.printer.line(&created.id)?;
+                }
+                if let Some(file) = self.options.id_file.take() {
+                    file.write(&created.id)?;
+                }
                 self.options.container.get_or_insert_with(|| created.id.clone());
                 self.id = created.id;
                 self.name = created.name;
@@ -288,8 +321,13 @@ impl Session<'_> {
                 }
             }
             Message::Started(_) => {}
-            Message::Stdout(bytes) => self.pending = Some((Stream::Stdout, bytes)),
-            Message::Stderr(bytes) => self.pending = Some((Stream::Stderr, bytes)),
+            Message::Stdout(bytes) if self.options.stdout => {
+                self.pending = Some((Stream::Stdout, bytes));
+            }
+            Message::Stderr(bytes) if self.options.stderr => {
+                self.pending = Some((Stream::Stderr, bytes));
+            }
+            Message::Stdout(_) | Message::Stderr(_) => {}
             Message::Exited(exited) => return Ok(Some(End::Exited(exited))),
         }
         Ok(None)

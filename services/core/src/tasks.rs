@@ -148,6 +148,13 @@ pub trait Tasks: Send + Sync {
     /// None in practice.
     async fn list(&self, ctx: &Context) -> Result<Vec<Process>>;
 
+    /// The first process of a task as it was last known: never asks a shim.
+    async fn last_known(&self, ctx: &Context, id: &str) -> Option<Process> {
+        let mut tasks = self.list(ctx).await.unwrap_or_default();
+        let at = tasks.iter().position(|task| task.container_id == id)?;
+        Some(tasks.swap_remove(at))
+    }
+
     /// Sends a signal; `all` to every process of the task.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ fn end_at(meta: &Meta, exit: Exit) -> impl FnOnce(&mut State) + use<> {
     move |state| {
         state.phase = phase;
         state.exit_code = exit.status;
+        state.health = state.health.at_end();
         state.finished_at = if exit.at.is_unset() { Timestamp::now() } else { exit.at };
     }
 }
@@ -52,7 +53,7 @@ impl Engine {
         live: &Arc<Live>,
     ) {
         let engine = Arc::clone(self);
-        let ctx = Context { lease: None, ..ctx.clone() };
+        let ctx = ctx.of_daemon();
         // What follows needs no specification: it is by far the largest part.
         let container = Container { spec: None, ..container.clone() };
         let (meta, live) = (meta.clone(), Arc::clone(live));
@@ -63,7 +64,7 @@ impl Engine {
     }
 
     async fn watch_to_the_end(
-        &self,
+        self: &Arc<Self>,
         ctx: &Context,
         container: Container,
         meta: Meta,
@@ -72,13 +73,13 @@ impl Engine {
     ) {
         let id = container.id.as_str();
         let exit = self.exit_of(ctx, id).await;
-        live.ended(run, end_at(&meta, exit));
-        if meta.settings.auto_remove {
+        let after = live.ended(run, end_at(&meta, exit)).phase;
+        if after == Phase::Removing {
             // Nothing is recorded: its record goes.
             self.tell(ctx, Action::Died, &container, &meta, &live);
         }
         let busy = live.busy.lock().await;
-        if meta.settings.auto_remove {
+        if after == Phase::Removing {
             self.dispose_or_bury(ctx, &container, &meta, &live).await;
         } else {
             // The shim keeps the exit until it is recorded here.
@@ -89,6 +90,9 @@ impl Engine {
         }
         drop(busy);
         live.settled();
+        if after == Phase::Restarting {
+            self.restart_later(ctx, id, &live);
+        }
     }
 
     async fn exit_of(&self, ctx: &Context, id: &str) -> Exit {
@@ -171,10 +175,17 @@ impl Engine {
                 _ => {}
             }
         }
+        self.remove_views(ctx, container, meta).await?;
         let files = self.files(ctx, id);
         blocking(move || files.remove()).await?;
+        // Before the record, which tells a daemon that comes after this one of them. Of one
+        // that was never made nobody else knows.
+        if meta.settings.auto_remove || meta.state.phase == Phase::Creating {
+            self.remove_anonymous(ctx, id, meta).await;
+        }
         self.store.remove(ctx, id, &meta.name, durability).await?;
-        self.live.forget(ctx, id);
+        self.live.gone(ctx, id);
+        self.health.forget(ctx, id);
         Ok(())
     }
 

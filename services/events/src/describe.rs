@@ -78,6 +78,7 @@ fn words(topic: &str) -> (String, String) {
     let kind = match first {
         "containers" if ours.is_some() => "container",
         "containers" => "record",
+        "volumes" if ours.is_some() => "volume",
         "tasks" => "task",
         "images" => "image",
         "namespaces" => "namespace",
@@ -134,8 +135,9 @@ fn named<const N: usize>(fields: [(&str, String); N]) -> BTreeMap<String, String
 
 fn known(event: &prost_types::Any) -> Option<Known> {
     type Read = fn(&prost_types::Any) -> Option<Known>;
-    const KNOWN: [Read; 28] = [
+    const KNOWN: [Read; 29] = [
         |event| of(event, container),
+        |event| of(event, volume),
         fields!(ev::TaskCreate, container_id, bundle, pid),
         fields!(ev::TaskStart, container_id, pid),
         fields!(ev::TaskExit, container_id, id, pid, exit_status),
@@ -178,6 +180,14 @@ fn container(event: engine::ContainerEvent) -> Known {
     let more = more.into_iter().filter(|(_, value)| !value.is_empty());
     attributes.extend(more.map(|(name, value)| (name.to_owned(), value)));
     ("id", container.id, attributes)
+}
+
+/// Docker's attributes of a volume.
+fn volume(event: engine::VolumeEvent) -> Known {
+    let mut attributes = event.labels;
+    let more = [("driver", event.driver), ("renamed_from", event.renamed_from)];
+    attributes.extend(named(more));
+    ("name", event.name, attributes)
 }
 
 #[cfg(test)]

@@ -278,6 +278,10 @@ impl Tasks for TaskManager {
         Ok(processes)
     }
 
+    async fn last_known(&self, ctx: &Context, id: &str) -> Option<Process> {
+        self.inner.lookup(ctx, id).map(|task| task.init())
+    }
+
     async fn kill(
         &self,
         ctx: &Context,

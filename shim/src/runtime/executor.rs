@@ -2,7 +2,7 @@
 //! way to execute the program.
 
 use super::seccomp::Filter;
-use super::sys;
+use super::{procfs, sys};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
@@ -30,6 +30,8 @@ pub(crate) enum MountWork {
     Mask { at: CString },
     /// Set the propagation of the mount at a place.
     Propagation { at: CString, kind: u64, recursive: bool },
+    /// See that nothing hides /proc, or of what is in it more than these.
+    Proc { covered: Vec<String> },
 }
 
 /// Loads the seccomp filter and executes the program.
@@ -133,6 +135,7 @@ impl MountWork {
             Self::ReadOnly { at } => ("make read-only", at),
             Self::Mask { at } => ("mask", at),
             Self::Propagation { at, .. } => ("set the propagation of", at),
+            Self::Proc { .. } => return "mount /proc".to_owned(),
         };
         format!("{what} /{}", at.to_string_lossy().trim_start_matches('/'))
     }
@@ -177,6 +180,7 @@ impl MountWork {
                 };
                 sys::set_mount(open(at)?.as_fd(), &change)
             }
+            Self::Proc { covered } => procfs::see(root.as_fd(), covered),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::mounts::{self, CgroupView};
 use super::seccomp::{self, Filter};
 use super::types::{Error, RootfsMount};
 use super::worker::Answer;
-use super::{apifs, cwd, faults, rootfs, spec, sys, users};
+use super::{apifs, binds, cwd, faults, nodes, procfs, rootfs, spec, sys, users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
@@ -54,6 +54,7 @@ impl Work<'_> {
         sys::umask(UMASK);
         let view = CgroupView::take(&spec, self.host, self.group)?;
         let shared = propagates(&spec);
+        let clones = binds::with_cgroups(&spec, shared)?;
         mounts::private_tree(self.host, self.bundle, shared)?;
         let root = self.root_path(&spec)?;
         let stage = self.state().join("stage");
@@ -64,6 +65,7 @@ impl Work<'_> {
         mounts::check_root(handle.as_fd())?;
         let mut process = spec.process().clone().unwrap_or_default();
         users::resolve(&mut process, handle.as_fd())?;
+        users::add_groups(&mut process, &spec, handle.as_fd())?;
         users::own_streams(self.streams.as_ref(), &process, &spec);
         self.keyring();
         oom_score(&process);
@@ -72,10 +74,15 @@ impl Work<'_> {
         process.set_terminal(Some(self.streams.is_none()));
         spec.set_process(Some(process));
         join_foreign(&mut spec)?;
-        let mut work = mounts::prepare(&mut spec, view, handle.as_fd(), &stage)?;
-        drop(handle);
+        let mut work = mounts::prepare(&mut spec, view, &clones, handle.as_fd(), &stage)?;
+        drop((handle, clones));
         let filter = self.filter(&spec)?;
         work.extend(apifs::mount(&mut spec, &root, self.network.as_ref())?);
+        // First: later on parts of it are hidden on purpose.
+        if let Some(look) = procfs::look(&spec) {
+            work.insert(0, look);
+        }
+        nodes::make(&mut spec, &root)?;
         // Unless it was made just now.
         let loopback = has_new_network(&spec);
         cwd?.mounted(&spec, &root)?;
@@ -114,6 +121,7 @@ impl Work<'_> {
         let root_path = PathBuf::from(format!("/proc/{init}/root"));
         let root = mounts::root_handle(&root_path)?;
         users::resolve(&mut process, root.as_fd())?;
+        users::add_groups(&mut process, &spec, root.as_fd())?;
         users::own_streams(self.streams.as_ref(), &process, &spec);
         cwd::reach(root.as_fd(), process.cwd())?;
         drop(root);

@@ -1,8 +1,13 @@
 //! Images as Docker's users address and see them.
 
+mod filter;
+mod glob;
 mod info;
+mod inspect;
 mod known;
 mod list;
+mod parts;
+mod prune;
 mod reference;
 mod remove;
 
@@ -16,9 +21,12 @@ use crate::Engine;
 use crate::image_config::ImageConfig;
 use crate::options::Pull;
 
+pub use filter::ImageFilter;
 pub(crate) use info::ImageInfo;
 use known::Known;
 pub use list::ImageSummary;
+pub(crate) use parts::Parts;
+pub use prune::PrunedImages;
 pub(crate) use reference::familiar;
 pub use remove::Removed;
 
@@ -48,6 +56,8 @@ pub(crate) struct Cache {
     infos: Mutex<HashMap<Key, Arc<ImageInfo>>>,
     /// The little of these that listings show.
     known: Mutex<HashMap<Key, Arc<Known>>>,
+    /// What they consist of, once somebody wanted to know what takes the disk.
+    parts: Mutex<HashMap<Key, Arc<Parts>>>,
 }
 
 /// Nothing panics under these locks; they are held for single map operations.
@@ -82,6 +92,10 @@ impl Cache {
         lock(&self.infos).get(&(ctx.namespace.clone(), digest.clone())).cloned()
     }
 
+    fn parts(&self, ctx: &Context, digest: &Digest) -> Option<Arc<Parts>> {
+        lock(&self.parts).get(&(ctx.namespace.clone(), digest.clone())).cloned()
+    }
+
     /// Of each of these images, in their order, but not of those for other machines.
     fn known(&self, ctx: &Context, images: &[Image]) -> Vec<Option<Arc<Known>>> {
         let map = lock(&self.known);
@@ -96,6 +110,7 @@ impl Cache {
         lock(&self.ready).remove(&key);
         lock(&self.infos).remove(&key);
         lock(&self.known).remove(&key);
+        lock(&self.parts).remove(&key);
     }
 }
 
@@ -134,7 +149,8 @@ impl Engine {
         };
         let found = match pull {
             Pull::Always => Err(Error::not_found("to be pulled")),
-            Pull::Missing | Pull::Never => self.resolve_image(ctx, text).await,
+            Pull::Missing => self.resolve_image(ctx, text).await,
+            Pull::Never => self.named_image(ctx, text).await,
         };
         let image = match found {
             Err(err) if err.is_not_found() && pull != Pull::Never => {
