@@ -43,9 +43,11 @@ const INGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Between something having become garbage and the collection.
 const DELAY: Duration = Duration::from_millis(100);
 /// At least so long between two collections that nobody waits for, and at least
-/// [`PACE`] times as long as the last one took.
+/// [`PACE`] times as long as the last one took, but no longer than [`LONGEST_PAUSE`]: one
+/// that waited for a disk must not let garbage lie for an hour.
 const INTERVAL: Duration = Duration::from_secs(1);
 const PACE: u32 = 50;
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Ingests get old without a sign.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// When a namespace in which collecting failed is tried again, if nothing happens before.
@@ -235,7 +237,7 @@ impl GarbageCollector {
                 tracing::warn!(error = %err, "collect garbage");
                 Duration::ZERO
             });
-            pause = INTERVAL.max(looked * PACE).min(LONGEST);
+            pause = pause_after(looked);
         }
     }
 
@@ -255,6 +257,11 @@ impl Collector for GarbageCollector {
     async fn collect(&self) -> Result<()> {
         self.to_the_end().await.map(|_| ())
     }
+}
+
+/// How long nothing is collected after a collection that looked so long.
+fn pause_after(looked: Duration) -> Duration {
+    looked.saturating_mul(PACE).clamp(INTERVAL, LONGEST_PAUSE)
 }
 
 /// How long it is until then, a moment more: not before it, as the clocks have it.

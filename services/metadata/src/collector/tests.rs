@@ -253,3 +253,9 @@ async fn a_namespace_that_cannot_be_read_is_looked_at_again() {
     let again = f.db.expiry().expect("some time");
     assert!((1..=AGAIN.as_secs().cast_signed() + 5).contains(&(again.seconds - before.seconds)));
 }
+
+#[test]
+fn collections_are_rare_but_not_put_off_for_long() {
+    let seconds = |looked| pause_after(Duration::from_millis(looked)).as_secs();
+    assert_eq!([seconds(3), seconds(100), seconds(860), seconds(90_000)], [1, 5, 10, 10]);
+}
