@@ -105,12 +105,15 @@ async fn owners_are_shifted_by_labels() {
     let service = connect(daemon.address(), daemon.name()).await;
     let mut client = SnapshotsClient::new(service.clone());
     let map = |kind: &str, map: &str| (format!("containerd.io/snapshot/{kind}"), map.to_owned());
-    let labels = [map("uidmapping", "0:100000:65536"), map("gidmapping", "0:200000:65536")];
+    let shifts = [map("uidmapping", "0:100000:65536"), map("gidmapping", "0:200000:65536")];
+    // No container keeps it yet when the pull's garbage is collected.
+    let held = ("containerd.io/gc.root".to_owned(), "yes".to_owned());
+    let labels = shifts.into_iter().chain([held]).collect();
     let prepare = snapshots::PrepareSnapshotRequest {
         snapshotter: "overlayfs".into(),
         key: "shifted".into(),
         parent,
-        labels: labels.into(),
+        labels,
     };
     let rootfs = client.prepare(prepare).await.expect("a snapshot").into_inner().mounts;
     let shown: Vec<&String> = rootfs.iter().flat_map(|mount| &mount.options).collect();

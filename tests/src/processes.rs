@@ -67,8 +67,10 @@ pub struct Owned(Child);
 pub(crate) fn own(command: &mut Command) -> Option<Owned> {
     adopt_orphans();
     let mut owned = owned().lock().expect("no panic while held");
-    let child = command.spawn().unwrap_or_else(|err| panic!("start {command:?}: {err}"));
-    owned.insert(child.id());
+    let started = command.spawn();
+    owned.extend(started.as_ref().map(Child::id));
+    drop(owned);
+    let child = started.unwrap_or_else(|err| panic!("start {command:?}: {err}"));
     Some(Owned(child))
 }
 
