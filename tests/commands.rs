@@ -123,6 +123,9 @@ impl Side<'_> {
                 {
                     status(id, "STOPPED");
                 }
+                if args == ["snapshots", "ls"] {
+                    self.collected(&["xn", "xrs"]);
+                }
                 let mut command = self.command(&args);
                 if args.last() == Some(&"cat") || args.contains(&"--expected-size") {
                     command = fed(&command);
@@ -134,6 +137,16 @@ impl Side<'_> {
                 output
             }
         }
+    }
+
+    /// Waits until snapshots are gone that no container has kept.
+    fn collected(&self, keys: &[&str]) {
+        wait_for(&format!("{keys:?} to be collected"), || {
+            let all = self.run(&["snapshots", "ls"]);
+            let left =
+                |line: &&str| line.split_whitespace().next().is_some_and(|k| keys.contains(&k));
+            (!all.lines().iter().any(left)).then_some(())
+        });
     }
 
     /// A command that does not end by itself.
