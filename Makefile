@@ -67,7 +67,7 @@ test: setup-test failpoints build check ## every test
 
 .PHONY: test-long
 test-long: setup-guest failpoints build ## the long sweeps: a thousand runs, power loss, fail points, races
-	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power:: faults::
+	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power:: copy:: faults:: logs::
 	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-images --test pull -- --nocapture collect::
 
 .PHONY: test-v2
@@ -92,6 +92,9 @@ install: build ## binaries, systemd unit, man pages and completions below PREFIX
 	$(OUT)/gantry man $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	$(OUT)/gantry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gantry
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(OUT)/gantry completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_gantry
+	$(OUT)/gantry completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/gantry.fish
 
 .PHONY: clean
 clean: ## what was built

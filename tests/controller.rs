@@ -98,7 +98,7 @@ impl Controller {
     /// Works as long as one daemon lives; returns why it ended.
     async fn serve(&mut self, mut client: ContainersClient<Channel>) -> Option<Status> {
         if self.view.borrow().cursors.is_empty() {
-            let request = ListContainersRequest { all: true };
+            let request = ListContainersRequest { all: true, ..Default::default() };
             let listed = match client.list(request).await {
                 Ok(listed) => listed.into_inner(),
                 Err(status) => return Some(status),
@@ -140,8 +140,11 @@ impl Controller {
                     State::Created => start(client, container.id).await,
                     State::Exited => {
                         self.generations[replica] = generation(&container) + 1;
-                        let request =
-                            RemoveContainerRequest { container: container.id, force: true };
+                        let request = RemoveContainerRequest {
+                            container: container.id,
+                            force: true,
+                            ..Default::default()
+                        };
                         client.remove(request).await.map(drop)
                     }
                     _ => Ok(()),
@@ -238,7 +241,11 @@ async fn replicas_run_whatever_is_killed() {
 /// was made twice.
 async fn check(daemon: &Daemon, end: &View) {
     let mut client = client(daemon).await;
-    let listed = client.list(ListContainersRequest { all: true }).await.expect("list").into_inner();
+    let listed = client
+        .list(ListContainersRequest { all: true, ..Default::default() })
+        .await
+        .expect("list")
+        .into_inner();
     let listed = View {
         containers: listed.containers.into_iter().map(|c| (c.id.clone(), c)).collect(),
         cursors: Vec::new(),
@@ -324,7 +331,10 @@ async fn events_of_others_outlive_the_daemon() {
     let mut daemon = tokio::task::block_in_place(Daemon::start);
     let image = tokio::task::block_in_place(|| daemon.busybox());
     let mut containers = client(&daemon).await;
-    let list = containers.list(ListContainersRequest { all: true }).await.expect("list");
+    let list = containers
+        .list(ListContainersRequest { all: true, ..Default::default() })
+        .await
+        .expect("list");
     let cursor = list.into_inner().cursor;
     tokio::task::block_in_place(|| {
         let run = ["run", "--rm", "--network", "none", "--name", "short", &image, "true"];

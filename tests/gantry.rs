@@ -146,8 +146,13 @@ fn life_of_a_detached_container() {
     assert_eq!(daemon.gantry(&["exec", "web", "echo", "in"]).ok().stdout, "in\n");
     daemon.gantry(&["exec", "web", "sh", "-c", "exit 9"]).exits(9);
     daemon.gantry(&["exec", "web", "nope"]).exits(127);
-    daemon.gantry(&["exec", "-d", "web", "nope"]).exits(127);
-    daemon.gantry(&["exec", "-d", "web", "/etc/passwd"]).exits(126);
+    daemon.gantry(&["exec", "web", "/etc/passwd"]).exits(126);
+    for command in ["nope", "/etc/passwd"] {
+        let refused = daemon.gantry(&["exec", "-d", "web", command]).exits(1);
+        assert!(refused.stderr.contains("exec: "), "{}", refused.stderr);
+    }
+    let nobody = daemon.gantry(&["exec", "-u", "ghost", "web", "ls"]).exits(126);
+    assert!(nobody.stderr.contains("unable to find user ghost"), "{}", nobody.stderr);
     let nothing = daemon.gantry(&["exec", "web", ""]).exits(127);
     assert!(nothing.stderr.contains("executable file not found in $PATH"), "{}", nothing.stderr);
     let nowhere = daemon.gantry(&["exec", "-w", "/nope", "web", "ls"]).exits(126);
@@ -300,6 +305,28 @@ fn a_terminal_is_raw_resized_detached_and_restored() {
     assert_eq!(again.modes(), before);
     let piped = daemon.gantry(&["run", "--rm", "-it", "--network", "none", &image, "sh"]).exits(1);
     assert!(piped.stderr.contains("not a TTY"), "{}", piped.stderr);
+}
+
+#[test]
+fn whoever_joins_a_terminal_sees_it_drawn_anew_and_ends_alone() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let draw = "trap 'echo drawn $(stty size)' WINCH; trap 'exit 5' TERM INT; echo up; \
+                while :; do sleep 0.05; done";
+    let made = ["run", "-it", "--network", "none", "--name", "tty", &image, "sh", "-c", draw];
+    let mut first = Terminal::start(daemon.gantry_command(&made));
+    first.expect("up");
+    first.send("\x10\x11");
+    assert_eq!(first.wait(), 0);
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut terminal = Terminal::start(daemon.gantry_command(&["attach", "tty"]));
+        terminal.expect("drawn 24 80");
+        // Signals are proxied by those who attach only where there is no terminal.
+        kill(Pid::from_raw(terminal.pid() as i32), signal).expect("signal the client");
+        assert_eq!(terminal.wait(), 128 + signal as i32);
+    }
+    daemon.gantry(&["exec", "tty", "true"]).ok();
+    daemon.gantry(&["rm", "-f", "tty"]).ok();
 }
 
 #[test]

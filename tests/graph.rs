@@ -52,7 +52,7 @@ fn reachable(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet
     seen
 }
 
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "gantry-metadata",
     "gantry-content",
     "gantry-snapshots",
@@ -61,6 +61,7 @@ const SERVICES: [&str; 9] = [
     "gantry-events",
     "gantry-images",
     "gantry-tasks",
+    "gantry-volumes",
     "gantry-engine",
 ];
 
@@ -75,6 +76,10 @@ fn services_meet_only_in_core() {
         assert!(wrong.is_empty(), "{service} imports {wrong:?}");
     }
     assert!(graph["gantry-core"].iter().all(|d| !d.starts_with("gantry")), "core imports nobody");
+    for shared in ["gantry-archive", "gantry-files"] {
+        let ours: Vec<_> = graph[shared].iter().filter(|d| d.starts_with("gantry")).collect();
+        assert_eq!(ours, ["gantry-core"], "what several services use imports core alone");
+    }
 }
 
 #[test]

@@ -2,69 +2,40 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use gantry_core::{Error, Kind, Namespace};
 use gantry_grpc::context::Headers;
 use gantry_grpc::gantry::engine::v1::containers_client::ContainersClient;
+use gantry_grpc::gantry::engine::v1::events_client::EventsClient;
 use gantry_grpc::gantry::engine::v1::images_client::ImagesClient;
 use gantry_grpc::gantry::engine::v1::system_client::SystemClient;
+use gantry_grpc::gantry::engine::v1::volumes_client::VolumesClient;
+use gantry_grpc::unknown::Named;
 use gantry_grpc::{MAX_MESSAGE, status};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
+use crate::connect::{Address, Target};
+
 /// What a stream may send before it has been read.
 const WINDOW: u32 = 1 << 20;
-
-/// Where the daemon listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address(PathBuf);
-
-impl Address {
-    /// Path of the socket.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let path = match text.split_once("://") {
-            None => text.strip_prefix("unix:").unwrap_or(text),
-            Some(("unix", path)) => path,
-            Some((scheme, _)) => {
-                return Err(format!("can't connect by {scheme}: give the path of a Unix socket"));
-            }
-        };
-        if path.is_empty() {
-            return Err("the path of the socket is empty".to_owned());
-        }
-        Ok(Self(path.into()))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unix://{}", self.0.display())
-    }
-}
+/// A daemon on another machine that says nothing for so long is asked, and given up when it says
+/// nothing for so long again.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// What carries requests, with the namespace in each.
-pub(crate) type Service = InterceptedService<Channel, Headers>;
+pub(crate) type Service = InterceptedService<Named<Channel>, Headers>;
 
 /// A connection to the daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     service: Service,
-    address: Address,
+    target: Target,
     namespace: Namespace,
 }
 
@@ -73,10 +44,8 @@ impl Client {
     ///
     /// # Errors
     /// Says what to do when the daemon is not there.
-    pub(crate) async fn connect(address: &Address, namespace: &Namespace) -> anyhow::Result<Self> {
-        let stream = UnixStream::connect(address.path())
-            .await
-            .map_err(|error| unreachable(address, &error))?;
+    pub(crate) async fn connect(target: &Target, namespace: &Namespace) -> anyhow::Result<Self> {
+        let stream = target.open().await?;
         // The channel takes the one connection; it must not make others, for
         // they might reach another daemon in the middle of a command.
         let stream = Mutex::new(Some(TokioIo::new(stream)));
@@ -84,16 +53,21 @@ impl Client {
             let stream = stream.lock().ok().and_then(|mut slot| slot.take());
             async move { stream.ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected)) }
         });
-        let channel = Endpoint::from_static("http://gantryd")
+        let mut endpoint = Endpoint::from_static("http://gantryd")
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(2 * WINDOW)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| {
-                anyhow!(error).context(format!("speak gRPC with gantryd at {address}"))
-            })?;
-        let service = InterceptedService::new(channel, Headers::new(namespace));
-        Ok(Self { service, address: address.clone(), namespace: namespace.clone() })
+            .initial_connection_window_size(2 * WINDOW);
+        if target.is_far() {
+            endpoint = endpoint
+                .http2_keep_alive_interval(SILENCE)
+                .keep_alive_timeout(SILENCE)
+                .keep_alive_while_idle(true);
+        }
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
+            let address = &target.address;
+            anyhow!(error).context(format!("speak gRPC with gantryd at {address}"))
+        })?;
+        let service = InterceptedService::new(Named(channel), Headers::new(namespace));
+        Ok(Self { service, target: target.clone(), namespace: namespace.clone() })
     }
 
     /// A second connection to the same daemon, which the first can't hold up.
@@ -101,7 +75,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub(crate) async fn again(&self) -> anyhow::Result<Self> {
-        Self::connect(&self.address, &self.namespace).await
+        Self::connect(&self.target, &self.namespace).await
     }
 
     /// Calls about containers.
@@ -121,6 +95,18 @@ impl Client {
     /// Calls about the daemon.
     pub(crate) fn system(&self) -> SystemClient<Service> {
         SystemClient::new(self.service.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Calls about what happens.
+    pub(crate) fn events(&self) -> EventsClient<Service> {
+        EventsClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Calls of the service `Volumes`.
+    pub(crate) fn volumes(&self) -> VolumesClient<Service> {
+        VolumesClient::new(self.service.clone())
     }
 
     /// Takes the answer out of a call.
@@ -141,7 +127,7 @@ impl Client {
             let lost = std::error::Error::source(&status).is_some();
             let error = anyhow!(status::from_wire(status));
             if lost {
-                return error.context(Lost(self.address.clone()));
+                return error.context(Lost(self.target.address.clone()));
             }
             error
         })
@@ -163,6 +149,11 @@ pub(crate) fn is_not_found(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Error>().is_some_and(|error| error.kind() == Kind::NotFound)
 }
 
+/// The name that was probably meant in place of one that does not exist.
+pub(crate) fn meant(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<Error>().and_then(Error::meant)
+}
+
 /// The part of an answer that the daemon must fill in.
 ///
 /// # Errors
@@ -174,34 +165,9 @@ pub(crate) fn filled<T>(part: Option<T>, what: &str) -> anyhow::Result<T> {
     }
 }
 
-fn unreachable(address: &Address, error: &std::io::Error) -> anyhow::Error {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
-            "Cannot connect to gantryd at {address}. Is it running? Start it with: systemctl start gantryd"
-        ),
-        ErrorKind::PermissionDenied => anyhow!(
-            "Permission denied for gantryd's socket at {address}. Run this as root, or as a member of the socket's group"
-        ),
-        _ => anyhow!("Cannot connect to gantryd at {address}: {error}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_paths_or_uris() {
-        for text in ["/run/g.sock", "unix:///run/g.sock", "unix:/run/g.sock"] {
-            let address: Address = text.parse().unwrap();
-            assert_eq!(address.path(), Path::new("/run/g.sock"));
-            assert_eq!(address.to_string(), "unix:///run/g.sock");
-        }
-        assert_eq!("a b.sock".parse::<Address>().unwrap().path(), Path::new("a b.sock"));
-        for bad in ["", "unix://", "tcp://localhost:2375"] {
-            assert!(bad.parse::<Address>().is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn the_daemons_words_are_handed_on() {
@@ -211,8 +177,8 @@ mod tests {
             let channel = Endpoint::from_static("http://x").connect_lazy();
             let namespace = Namespace::new("default").unwrap();
             let client = Client {
-                service: InterceptedService::new(channel, Headers::new(&namespace)),
-                address: "/s".parse().unwrap(),
+                service: InterceptedService::new(Named(channel), Headers::new(&namespace)),
+                target: Target::from("/s".parse::<Address>().unwrap()),
                 namespace,
             };
             client.taken::<()>(Err(status)).unwrap_err()

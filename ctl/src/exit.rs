@@ -3,13 +3,15 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
 use crate::printer::{Closed, Printer};
 
 /// All is well.
 pub(crate) const SUCCESS: u8 = 0;
 /// A command failed, or failed for some of its targets.
 pub(crate) const FAILURE: u8 = 1;
-/// The container could not be made or started, or the command line is wrong.
+/// The container could not be made or started, or an option is wrong.
 pub(crate) const DAEMON: u8 = 125;
 /// Added to the number of the signal that ended something.
 pub(crate) const SIGNALLED: u8 = 128;
@@ -75,7 +77,26 @@ pub(crate) fn finish(printer: &Printer, outcome: Outcome) -> ExitCode {
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // A reader that went away needs no help.
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { DAEMON } else { SUCCESS })
+    ExitCode::from(of_usage(error))
+}
+
+/// Options that are wrong are told from words that are missing or that nobody knows.
+fn of_usage(error: &clap::Error) -> u8 {
+    let is_word = || match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(arg)) => !arg.starts_with('-'),
+        _ => false,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => SUCCESS,
+        ErrorKind::InvalidSubcommand
+        | ErrorKind::MissingSubcommand
+        | ErrorKind::MissingRequiredArgument
+        | ErrorKind::TooFewValues => FAILURE,
+        ErrorKind::UnknownArgument if is_word() => FAILURE,
+        _ => DAEMON,
+    }
 }
 
 /// An error with its causes, behind colons. Errors of the services print
@@ -113,6 +134,28 @@ mod tests {
         assert_eq!(of_signal(15), 143);
         assert_eq!(of_signal(1), 129);
         assert_eq!(of_signal(-1), 255);
+    }
+
+    #[test]
+    fn usage_has_dockers_codes() {
+        let command = clap::Command::new("x")
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .subcommand(clap::Command::new("one").arg(clap::Arg::new("name").required(true)))
+            .subcommand(clap::Command::new("none").arg(clap::Arg::new("o").short('o')));
+        for (line, code) in [
+            (&["x"][..], SUCCESS),
+            (&["x", "--help"], SUCCESS),
+            (&["x", "nope"], FAILURE),
+            (&["x", "one"], FAILURE),
+            (&["x", "one", "a", "b"], FAILURE),
+            (&["x", "none", "a"], FAILURE),
+            (&["x", "none", "--nope"], DAEMON),
+            (&["x", "none", "-o"], DAEMON),
+        ] {
+            let error = command.clone().try_get_matches_from(line).unwrap_err();
+            assert_eq!(of_usage(&error), code, "{line:?}: {error}");
+        }
     }
 
     #[test]

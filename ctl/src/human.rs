@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use gantry_core::Timestamp;
 
+use crate::zone;
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -38,6 +40,11 @@ pub(crate) fn since(time: Timestamp, now: SystemTime) -> String {
     duration(Duration::from_secs(seconds))
 }
 
+/// A time in the caller's zone, as Go prints it. Empty for one that is not known.
+pub(crate) fn stamp(time: Option<Timestamp>) -> String {
+    time.map(zone::stamp).unwrap_or_default()
+}
+
 /// [`since`] with `ago`; `N/A` for a time that is not known.
 pub(crate) fn ago(time: Option<Timestamp>, now: SystemTime) -> String {
     match time {
@@ -51,36 +58,49 @@ pub(crate) fn time(wire: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     wire.map(|t| Timestamp { seconds: t.seconds, nanos: t.nanos })
 }
 
-/// RFC 3339 with all nine digits of the fraction, so that columns stay straight.
+/// RFC 3339 in UTC, with all nine digits of the fraction, so that columns stay straight.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     let whole = Timestamp { seconds: time.seconds, nanos: 0 }.to_string();
     let whole = whole.strip_suffix('Z').unwrap_or(&whole);
     format!("{whole}.{:09}Z", time.nanos)
 }
 
+/// Units of powers of 1000.
+const DECIMAL: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+/// Units of powers of 1024.
+const BINARY: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
 /// A size in powers of 1000 with three digits: `12.3MB`.
 pub(crate) fn size(bytes: u64) -> String {
-    scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
+    scaled(bytes, 1000.0, 3, &DECIMAL)
 }
 
-/// A size in powers of 1024, for memory: `7.65GiB`.
+/// Space on the disk, in powers of 1000 with four digits: `12.35MB`.
+pub(crate) fn space(bytes: u64) -> String {
+    scaled(bytes, 1000.0, 4, &DECIMAL)
+}
+
+/// Memory, in powers of 1024 with four digits: `7.655GiB`.
 pub(crate) fn memory(bytes: u64) -> String {
-    scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
+    scaled(bytes, 1024.0, 4, &BINARY)
 }
 
-fn scaled(bytes: u64, base: f64, units: &[&str]) -> String {
+fn scaled(bytes: u64, base: f64, digits: usize, units: &[&str]) -> String {
     let mut value = bytes as f64;
     let mut unit = 0;
-    // What would be rounded to four digits belongs to the next unit.
-    while unit + 1 < units.len() && (value >= base || value >= 999.5 && base == 1000.0) {
+    // What would be rounded to one digit more belongs to the next unit.
+    let full = if digits == 3 { 999.5 } else { base };
+    while unit + 1 < units.len() && value >= full {
         value /= base;
         unit += 1;
     }
-    let decimals = match value {
-        v if v >= 99.95 => 0,
-        v if v >= 9.995 => 1,
-        _ => 2,
-    };
+    let mut decimals = digits - 1;
+    let (mut limit, mut half) = (10.0, 0.5 / 10f64.powi(digits as i32 - 1));
+    while decimals > 0 && value >= limit - half {
+        decimals -= 1;
+        limit *= 10.0;
+        half *= 10.0;
+    }
     let mut text = format!("{value:.decimals$}");
     if text.contains('.') {
         text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
@@ -149,8 +169,23 @@ mod tests {
         for (bytes, text) in table {
             assert_eq!(size(bytes), text, "{bytes} bytes");
         }
-        assert_eq!(memory(8_219_766_784), "7.66GiB");
+    }
+
+    #[test]
+    fn space_and_memory_have_four_digits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (12_345_678, "12.35MB"),
+            (1_500_000_000, "1.5GB"),
+            (9_999_600, "10MB"),
+            (123_456_789, "123.5MB"),
+        ] {
+            assert_eq!(space(bytes), text, "{bytes} bytes");
+        }
+        assert_eq!(memory(8_219_766_784), "7.655GiB");
         assert_eq!(memory(1023), "1023B");
+        assert_eq!(memory(1 << 30), "1GiB");
     }
 
     #[test]

@@ -5,21 +5,33 @@
 //! carries a container's input and output does so with [`session`].
 #![forbid(unsafe_code)]
 
+mod certs;
 mod cli;
 mod client;
 mod commands;
 mod complete;
+mod confirm;
+mod connect;
+mod contexts;
+mod copy;
 mod env;
 mod exit;
+mod format;
+mod groups;
 mod human;
 mod json;
 mod many;
+mod moment;
 mod options;
 mod printer;
 mod progress;
+mod save;
 mod session;
 mod switches;
 mod table;
+mod units;
+mod unset;
+mod zone;
 
 use std::process::ExitCode;
 

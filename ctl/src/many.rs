@@ -1,5 +1,6 @@
 //! One action on several targets: each is tried, and each failure is told.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use tokio::task::JoinSet;
@@ -10,7 +11,7 @@ use crate::printer::{Closed, Printer};
 /// Most targets that are acted on at a time.
 const AT_ONCE: usize = 50;
 
-/// Acts on all targets at once and prints each name when it is done.
+/// Acts on all targets at once and prints the names in the order of the targets, as Docker does.
 ///
 /// # Errors
 /// Those of the output; failures of targets are told, and make the exit code 1.
@@ -40,20 +41,27 @@ where
 {
     let mut code = SUCCESS;
     let mut running = JoinSet::new();
-    let mut waiting = targets.into_iter();
+    let mut waiting = targets.into_iter().enumerate();
+    // What has ended before a target that stands in front of it.
+    let mut ended = BTreeMap::new();
+    let mut next = 0;
     loop {
         while running.len() < AT_ONCE
-            && let Some(target) = waiting.next()
+            && let Some((at, target)) = waiting.next()
         {
             let work = action(target.clone());
-            running.spawn(async move { (target, work.await) });
+            running.spawn(async move { (at, target, work.await) });
         }
         let Some(finished) = running.join_next().await else { return Ok(code) };
-        let (target, result) = finished?;
-        let fails = result.as_ref().err().is_some_and(|error| !accepted(error));
-        tell(printer, &target, result)?;
-        if fails {
-            code = FAILURE;
+        let (at, target, result) = finished?;
+        ended.insert(at, (target, result));
+        while let Some((target, result)) = ended.remove(&next) {
+            next += 1;
+            let fails = result.as_ref().err().is_some_and(|error| !accepted(error));
+            tell(printer, &target, result)?;
+            if fails {
+                code = FAILURE;
+            }
         }
     }
 }

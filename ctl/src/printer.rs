@@ -1,6 +1,7 @@
 //! The one place that prints: data to standard output, everything else to
 //! standard error.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,6 +10,8 @@ use anyhow::Context;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd;
+
+use crate::table;
 
 /// Nobody reads standard output any more. That is no failure.
 #[derive(Debug)]
@@ -32,9 +35,10 @@ impl Printer {
     /// A printer for this process. Colours are for terminals, and not for
     /// those who set `NO_COLOR`.
     pub(crate) fn new() -> Self {
-        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        Self { colored: !forbidden && io::stderr().is_terminal() }
+        let variable = |name| std::env::var_os(name);
+        let (forbidden, term) = (variable("NO_COLOR"), variable("TERM"));
+        let terminal = io::stderr().is_terminal();
+        Self { colored: terminal && has_colors(forbidden.as_deref(), term.as_deref()) }
     }
 
     /// Prints a line of data.
@@ -77,13 +81,26 @@ impl Printer {
         self.headed("31", "Error", &text);
     }
 
+    /// What is told may come from an image or a registry: it must not command the terminal.
     fn headed(&self, color: &str, head: &str, text: &dyn fmt::Display) {
-        if self.colored {
-            self.note(format_args!("\x1b[1;{color}m{head}:\x1b[0m {text}"));
-        } else {
-            self.note(format_args!("{head}: {text}"));
-        }
+        let text = text.to_string();
+        let text = text.split('\n').map(table::plain).collect::<Vec<_>>().join("\n");
+        self.note(format_args!("{} {text}", self.head(color, head)));
     }
+
+    fn head(&self, color: &str, head: &str) -> String {
+        if self.colored { format!("\x1b[1;{color}m{head}:\x1b[0m") } else { format!("{head}:") }
+    }
+}
+
+/// Whether a terminal may be written on in colours: by `NO_COLOR` (no-color.org), and by its kind.
+fn has_colors(forbidden: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    forbidden.is_none_or(OsStr::is_empty) && !is_dumb(term)
+}
+
+/// Whether a terminal of this kind can do nothing but add characters.
+pub(crate) fn is_dumb(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| term == "dumb")
 }
 
 /// Writes all of it, and waits for a slow reader also when somebody made the
@@ -116,5 +133,31 @@ pub(crate) fn written(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
         other => other.context("write the output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_those_who_want_them() {
+        let colors = |forbidden: Option<&str>, term: Option<&str>| {
+            has_colors(forbidden.map(OsStr::new), term.map(OsStr::new))
+        };
+        assert!(colors(None, Some("xterm-256color")));
+        assert!(colors(None, None));
+        assert!(colors(Some(""), Some("xterm")), "it counts when it is not empty");
+        for value in ["1", "0", "false"] {
+            assert!(!colors(Some(value), Some("xterm")), "{value}");
+        }
+        assert!(!colors(None, Some("dumb")));
+    }
+
+    #[test]
+    fn without_colours_nothing_but_words_is_written() {
+        let head = |colored| Printer { colored }.head("31", "Error");
+        assert_eq!(head(true), "\x1b[1;31mError:\x1b[0m");
+        assert_eq!(head(false), "Error:");
     }
 }

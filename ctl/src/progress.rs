@@ -1,5 +1,6 @@
 //! How far a pull is: bars on a terminal, lines elsewhere.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use gantry_grpc::gantry::engine::v1::PullProgress;
 use gantry_grpc::gantry::engine::v1::pull_progress::{Done, Event, Layer, Phase};
 
 use crate::human;
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 use crate::session::terminal;
 use crate::table::short_id;
 
@@ -34,62 +35,75 @@ enum Style {
     Bars,
 }
 
+impl Style {
+    fn of(quiet: bool, terminal: bool, term: Option<&OsStr>) -> Self {
+        match (quiet, terminal && !printer::is_dumb(term)) {
+            (true, _) => Self::Quiet,
+            (false, true) => Self::Bars,
+            (false, false) => Self::Lines,
+        }
+    }
+}
+
 impl Progress {
     /// For standard error as it is, or for nobody.
     pub(crate) fn new(quiet: bool) -> Self {
-        let style = match quiet {
-            true => Style::Quiet,
-            false if io::stderr().is_terminal() => Style::Bars,
-            false => Style::Lines,
-        };
+        let term = std::env::var_os("TERM");
+        Self::with(Style::of(quiet, io::stderr().is_terminal(), term.as_deref()))
+    }
+
+    fn with(style: Style) -> Self {
         Self { style, layers: Vec::new(), drawn: 0, drawn_at: None }
     }
 
     /// Tells what the daemon told.
     pub(crate) fn update(&mut self, printer: &Printer, progress: PullProgress) {
-        match progress.event {
-            Some(Event::Resolved(resolved)) if self.style != Style::Quiet => {
-                printer.note(format_args!("Pulling {}", resolved.name));
-            }
-            Some(Event::Layer(layer)) => self.layer(printer, layer),
-            Some(Event::Done(done)) => self.done(printer, &done),
-            _ => {}
+        let text = progress.event.map(|event| self.text(event)).unwrap_or_default();
+        if !text.is_empty() {
+            // A terminal that can't be written on is no failure of the pull.
+            let _ = printer.error_data(text.as_bytes());
         }
     }
 
-    fn layer(&mut self, printer: &Printer, layer: Layer) {
+    fn text(&mut self, event: Event) -> String {
+        match event {
+            _ if self.style == Style::Quiet => String::new(),
+            Event::Resolved(resolved) => format!("Pulling {}\n", resolved.name),
+            Event::Layer(layer) => self.layer(layer),
+            Event::Done(done) => self.done(&done),
+        }
+    }
+
+    fn layer(&mut self, layer: Layer) -> String {
         let known = self.layers.iter_mut().find(|known| known.digest == layer.digest);
         let moved = known.as_ref().is_none_or(|known| known.phase != layer.phase);
-        if moved && self.style == Style::Lines {
-            printer.note(format_args!("{}: {}", short_id(&layer.digest), phase(&layer)));
-        }
+        let line = format!("{}: {}\n", short_id(&layer.digest), phase(&layer));
         match known {
             Some(known) => *known = layer,
             None => self.layers.push(layer),
         }
         let due = self.drawn_at.is_none_or(|at| at.elapsed() >= FRAME);
-        if self.style == Style::Bars && (moved || due) {
-            self.draw(printer);
+        match self.style {
+            Style::Lines if moved => line,
+            Style::Bars if moved || due => self.drawing(),
+            _ => String::new(),
         }
     }
 
-    fn done(&mut self, printer: &Printer, done: &Done) {
-        if self.style == Style::Quiet {
-            return;
-        }
-        if self.style == Style::Bars && !self.layers.is_empty() {
-            self.draw(printer);
-        }
+    fn done(&mut self, done: &Done) -> String {
+        let last = self.style == Style::Bars && !self.layers.is_empty();
+        let mut text = if last { self.drawing() } else { String::new() };
         let status = match done.up_to_date {
             true => "Image is up to date",
             false => "Downloaded newer image",
         };
-        printer.note(format_args!("Digest: {}", done.digest));
-        printer.note(format_args!("Status: {status} for {}", done.name));
+        let _ = writeln!(text, "Digest: {}", done.digest);
+        let _ = writeln!(text, "Status: {status} for {}", done.name);
+        text
     }
 
-    /// Draws all layers over the last drawing, in one write.
-    fn draw(&mut self, printer: &Printer) {
+    /// All layers over the last drawing, for one write.
+    fn drawing(&mut self) -> String {
         let (columns, rows) = terminal::size().unwrap_or((80, 24));
         let lines = board(&self.layers, usize::from(columns), usize::from(rows));
         let mut text = String::new();
@@ -100,10 +114,9 @@ impl Progress {
             text.push_str(line);
             text.push('\n');
         }
-        // A terminal that can't be drawn on is no failure of the pull.
-        let _ = printer.error_data(text.as_bytes());
         self.drawn = lines.len();
         self.drawn_at = Some(Instant::now());
+        text
     }
 }
 
@@ -163,6 +176,8 @@ fn phase(layer: &Layer) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use gantry_grpc::gantry::engine::v1::pull_progress::Resolved;
+
     use super::*;
 
     fn layer(digit: char, phase: Phase, done: u64, total: u64) -> Layer {
@@ -191,5 +206,51 @@ mod tests {
         assert_eq!(board(&layers, 80, 24).len(), 7);
         let small = board(&layers, 16, 3);
         assert_eq!(small, ["5 of 7 layers co", "222222222222: Do"]);
+    }
+
+    #[test]
+    fn bars_are_for_terminals_that_can_draw() {
+        let style = |quiet, terminal, term| Style::of(quiet, terminal, Some(OsStr::new(term)));
+        assert_eq!(style(false, true, "xterm"), Style::Bars);
+        assert_eq!(style(false, false, "xterm"), Style::Lines);
+        assert_eq!(style(false, true, "dumb"), Style::Lines);
+        assert_eq!(style(true, true, "xterm"), Style::Quiet);
+        assert_eq!(Style::of(false, true, None), Style::Bars);
+    }
+
+    /// All that a pull of one layer tells.
+    fn told(style: Style) -> String {
+        let mut progress = Progress::with(style);
+        let resolved = Resolved { name: "docker.io/library/x:1".into(), digest: "d".into() };
+        let mut text = progress.text(Event::Resolved(resolved));
+        for (phase, done) in [
+            (Phase::Waiting, 0),
+            (Phase::Downloading, 1),
+            (Phase::Downloading, 2),
+            (Phase::Extracting, 2),
+            (Phase::Complete, 2),
+        ] {
+            text += &progress.text(Event::Layer(layer('a', phase, done, 2)));
+        }
+        let name = "docker.io/library/x:1".to_owned();
+        let done = Done { name, digest: "sha256:d".into(), up_to_date: false };
+        text + &progress.text(Event::Done(done))
+    }
+
+    #[test]
+    fn elsewhere_each_step_is_a_line() {
+        let expected = "\
+Pulling docker.io/library/x:1
+aaaaaaaaaaaa: Waiting
+aaaaaaaaaaaa: Downloading
+aaaaaaaaaaaa: Extracting
+aaaaaaaaaaaa: Pull complete
+Digest: sha256:d
+Status: Downloaded newer image for docker.io/library/x:1
+";
+        assert_eq!(told(Style::Lines), expected);
+        assert_eq!(told(Style::Quiet), "");
+        let bars = told(Style::Bars);
+        assert!(bars.contains("\x1b[1A\x1b[J") && bars.contains("==============>"), "{bars:?}");
     }
 }

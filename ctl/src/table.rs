@@ -5,19 +5,20 @@ const PADDING: usize = 3;
 /// Narrowest column, with its padding.
 const NARROWEST: usize = 10;
 
-/// Sets headers and rows in columns that are as wide as what they hold. The
-/// last column is not padded.
-pub(crate) fn render<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = headers.map(column);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(column(cell));
+/// Sets lines in columns that are as wide as what they hold. The last cell of a line is not
+/// padded.
+pub(crate) fn lines(lines: &[Vec<String>]) -> String {
+    let mut widths = Vec::new();
+    for line in lines {
+        widths.resize(line.len().max(widths.len()), NARROWEST);
+        let padded = line.len().saturating_sub(1);
+        for (width, cell) in widths.iter_mut().zip(&line[..padded]) {
+            *width = column(cell).max(*width);
         }
     }
     let mut text = String::new();
-    push(&mut text, &widths, headers.iter().copied());
-    for row in rows {
-        push(&mut text, &widths, row.iter().map(String::as_str));
+    for line in lines {
+        push(&mut text, &widths[..line.len()], line.iter().map(String::as_str));
     }
     text
 }
@@ -55,15 +56,28 @@ pub(crate) fn quote(text: &str) -> String {
         match c {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => quoted.push(c),
+            c => push_plain(&mut quoted, c),
         }
     }
     quoted.push('"');
     quoted
+}
+
+/// A text in which nothing commands a terminal: control characters are escaped.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    text.chars().for_each(|c| push_plain(&mut plain, c));
+    plain
+}
+
+fn push_plain(text: &mut String, c: char) {
+    match c {
+        '\n' => text.push_str("\\n"),
+        '\r' => text.push_str("\\r"),
+        '\t' => text.push_str("\\t"),
+        c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+        c => text.push(c),
+    }
 }
 
 /// Joins a command's arguments; those with spaces, and empty ones, stand in
@@ -100,6 +114,12 @@ pub(crate) fn or_none(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn render<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
+        let headers = headers.map(str::to_owned).to_vec();
+        let rows = rows.iter().map(|row| row.to_vec());
+        lines(&[headers].into_iter().chain(rows).collect::<Vec<_>>())
+    }
+
     #[test]
     fn columns_are_as_wide_as_dockers() {
         let rows = [
@@ -124,6 +144,7 @@ mod tests {
         assert_eq!(quote(&ellipsis("nginx -g 'daemon off;'", 20)), "\"nginx -g 'daemon of…\"");
         assert_eq!(ellipsis("exactly twenty chars", 20), "exactly twenty chars");
         assert_eq!(quote("a\"b\\c\n\x1b"), r#""a\"b\\c\n\x1b""#);
+        assert_eq!(plain("\x1b[2J\t\u{9b}\x7f é\"\\"), r#"\x1b[2J\t\x9b\x7f é"\"#);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! signals, and the terminal, which is as before whatever happened.
 
 mod fake;
+mod shells;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -233,6 +234,21 @@ fn a_reader_may_go_where_writing_does_not_wait() {
     }
 }
 
+#[test]
+fn a_log_goes_on_where_it_was_when_the_daemon_is_back() {
+    let fake = Fake::start();
+    let ended = output(&mut gantry(&fake, &["logs", "-f", "flaky"]));
+    assert_eq!(ended.status.code(), Some(0));
+    let wanted: String = (0..10).map(|n| format!("{n}\n")).collect();
+    assert_eq!(text(&ended.stdout), wanted);
+    assert_eq!(text(&ended.stderr).matches("connected again").count(), 2);
+    // Only who follows waits for it.
+    let ended = output(&mut gantry(&fake, &["logs", "flaky"]));
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(text(&ended.stdout), "0\n1\n2\n3\n");
+    assert_eq!(text(&ended.stderr), "Error: the daemon ends\n");
+}
+
 /// What the daemon is asked for.
 fn asked(fake: &Fake, arguments: &str) -> RunContainer {
     output(gantry(fake, &["run"]).args(arguments.split(' ')));
@@ -283,6 +299,113 @@ fn switches_may_have_values() {
         let name = if name == "-i" { "--interactive" } else { name };
         assert!(said.contains(name) && said.contains("write true or false"), "{said}");
     }
+}
+
+#[test]
+fn a_variable_without_a_value_is_the_callers_or_taken_away() {
+    let fake = Fake::start();
+    let mut command = gantry(&fake, &["run", "-e", "MINE", "-e", "NOBODYS", "exit", "0"]);
+    output(command.env("MINE", "a b").env_remove("NOBODYS"));
+    let Input::Run(run) = next(&fake) else { panic!("not a run") };
+    assert_eq!(run.spec.expect("a container").env, ["MINE=a b", "NOBODYS"]);
+}
+
+#[test]
+fn the_file_of_the_id_is_there_with_its_container_only() {
+    let fake = Fake::start();
+    let dir = tempfile::tempdir().expect("make a directory");
+    let path = dir.path().join("id");
+    let file = path.to_str().expect("text");
+    for (line, code) in [
+        (["run", "--cidfile", file, "exit", "3"], 125),
+        (["create", "--cidfile", file, "x", "y"], 1),
+    ] {
+        output(&mut gantry(&fake, &line));
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), fake::id(), "{line:?}");
+        let again = output(&mut gantry(&fake, &line));
+        assert_eq!(again.status.code(), Some(code), "{line:?}");
+        let said = text(&again.stderr);
+        assert!(said.contains("container ID file found, make sure the other"), "{said}");
+        std::fs::remove_file(&path).expect("remove the file");
+    }
+    for line in
+        [["run", "-d", "--cidfile", file, "x"], ["create", "-t", "--cidfile", file, "missing"]]
+    {
+        let ended = output(&mut gantry(&fake, &line));
+        assert!(text(&ended.stderr).contains("No such image"), "{}", text(&ended.stderr));
+        assert!(!path.exists(), "{line:?}");
+    }
+}
+
+#[test]
+fn only_streams_that_were_asked_for_are_shown() {
+    let fake = Fake::start();
+    let shown = |streams: &[&str]| {
+        let line = [&["run", "--network=none", "-i"][..], streams, &["echo"]].concat();
+        let ended = output(&mut gantry(&fake, &line));
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""), "{streams:?}");
+        text(&ended.stdout).to_owned()
+    };
+    assert_eq!(shown(&["-a", "stdin", "-a", "stdout"]), "ready\n");
+    assert_eq!(shown(&["-a", "STDERR"]), "");
+    assert_eq!(shown(&["--attach=stdin"]), format!("{}\n", fake::id()));
+    let both = output(&mut gantry(&fake, &["run", "-d", "-a", "stdout", "x"]));
+    assert_eq!(both.status.code(), Some(125));
+    let said = "Error: conflicting options: cannot specify both --attach and --detach\n";
+    assert_eq!(text(&both.stderr), said);
+}
+
+#[test]
+fn what_docker_has_and_gantry_has_not_is_refused_by_name() {
+    let fake = Fake::start();
+    for (line, name) in [
+        (&["run", "-p", "80:80", "x"][..], "--publish"),
+        (&["create", "-P", "x"], "--publish-all"),
+        (&["run", "--dns=1.1.1.1", "x"], "--dns"),
+        (&["run", "--network=bridge", "x"], "--network"),
+        (&["run", "--security-opt=label=user:u", "x"], "--security-opt"),
+    ] {
+        let ended = output(&mut gantry(&fake, line));
+        assert_eq!(ended.status.code(), Some(125), "{line:?}");
+        let said = text(&ended.stderr);
+        assert!(said.contains(name) && !said.contains("unexpected argument"), "{said}");
+    }
+    for (line, name) in
+        [(["start", "--checkpoint=x", "c"], "--checkpoint"), (["rm", "-l", "c"], "--link")]
+    {
+        let ended = output(&mut gantry(&fake, &line));
+        assert_eq!(ended.status.code(), Some(1));
+        let said = format!("Error: {name} is not supported: ");
+        assert!(text(&ended.stderr).starts_with(&said), "{}", text(&ended.stderr));
+    }
+}
+
+#[test]
+fn options_of_sessions_reach_the_daemon() {
+    let fake = Fake::start();
+    output(&mut gantry(&fake, &["exec", "-d", "--privileged", "-w", "/x", "c", "true", "-d"]));
+    let Input::Exec(exec) = next(&fake) else { panic!("not an exec") };
+    assert!(exec.detach && exec.privileged && !exec.attach_stdin);
+    assert_eq!((exec.working_dir.as_str(), exec.command.len()), ("/x", 2));
+    output(&mut gantry(&fake, &["start", "-ai", "c"]));
+    let Input::Attach(attach) = next(&fake) else { panic!("not an attach") };
+    assert!(attach.start && attach.attach_stdin);
+    assert_eq!(attach.container, fake::id());
+    let several = output(&mut gantry(&fake, &["start", "-a", "c", "d"]));
+    let said = "Error: you cannot start and attach multiple containers at once\n";
+    assert_eq!((several.status.code(), text(&several.stderr)), (Some(1), said));
+    let nothing = output(&mut gantry(&fake, &["update", "c"]));
+    assert!(text(&nothing.stderr).contains("you must provide one or more flags"));
+}
+
+#[test]
+fn calls_that_the_daemon_does_not_know_are_named() {
+    let fake = Fake::start();
+    let ended = output(&mut gantry(&fake, &["volume", "ls"]));
+    assert_eq!(ended.status.code(), Some(1));
+    let said = "Error: the daemon does not know gantry.engine.v1.Volumes/List: is it older than \
+                this gantry?\n";
+    assert_eq!(text(&ended.stderr), said);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! with logs ([`log`]) and attached clients ([`attach`]), exits ([`reaper`],
 //! [`exits`]) and events ([`events`]).
 //!
+//! Under another name the same program is a container's first process ([`init`]).
+//!
 //! Architecture invariant: the resident process has one thread, for its whole
 //! life. Workers are forked from it without exec.
 
@@ -14,6 +16,7 @@ pub mod clock;
 pub mod error;
 pub mod events;
 pub mod exits;
+pub mod init;
 pub mod launch;
 pub mod log;
 pub mod reaper;

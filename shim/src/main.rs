@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+use gantry_shim::{init, launch};
+
 fn main() -> ExitCode {
-    gantry_shim::launch::main(std::env::args_os().skip(1))
+    let mut args = std::env::args_os();
+    match args.next() {
+        // Bound into a container under another name.
+        Some(program) if init::is_meant(&program) => init::main(args),
+        _ => launch::main(args),
+    }
 }

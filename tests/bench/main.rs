@@ -3,6 +3,7 @@
 //! `bench.json` beside it. Figures are medians of whole processes; what counts is their
 //! ratio, since machines differ.
 
+mod crowd;
 mod many;
 mod memory;
 mod peers;
@@ -35,6 +36,7 @@ fn main() {
     pulls(&peers, &registry, &mut report);
     memory::measure(&peers, &mut report);
     drop(peers);
+    crowd::measure(&registry, &mut report);
     many::measure(&mut report);
     report.finish();
 }

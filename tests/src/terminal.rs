@@ -25,10 +25,12 @@ impl Terminal {
         let pty = openpty(Some(&size), None).expect("open a pseudo-terminal");
         let end = || Stdio::from(pty.slave.try_clone().expect("share the terminal"));
         command.stdin(end()).stdout(end()).stderr(end());
-        // SAFETY: setsid and ioctl are async-signal-safe, and nothing else is
-        // called between fork and exec.
+        // SAFETY: signal, setsid and ioctl are async-signal-safe, and nothing else
+        // is called between fork and exec.
         unsafe {
             command.pre_exec(|| {
+                // Tests may run where it is ignored, which terminals do not.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
                 libc::setsid();
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
                 Ok(())

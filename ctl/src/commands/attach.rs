@@ -37,29 +37,44 @@ pub(crate) struct Args {
     container: String,
 }
 
+/// A size that is soon to change, so that what runs on the terminal draws it anew.
+fn other(size: api::Resize) -> api::Resize {
+    api::Resize { columns: size.columns + 1, rows: size.rows + 1 }
+}
+
 impl Args {
     pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
         let client = context.connect().await?;
-        let request = api::InspectContainerRequest { container: self.container.clone() };
+        let request =
+            api::InspectContainerRequest { container: self.container.clone(), size: false };
         let inspected = client.answer(client.containers().inspect(request).await)?;
         let container = filled(inspected.container, "container")?;
-        if container.state() != api::ContainerState::Running {
-            let name = &self.container;
-            bail!("container {name} is not running: start it with: gantry start {name}");
+        let name = &self.container;
+        match container.state() {
+            api::ContainerState::Running => {}
+            api::ContainerState::Paused => bail!(
+                "You cannot attach to a paused container, unpause it first: gantry unpause {name}"
+            ),
+            api::ContainerState::Restarting => {
+                bail!("You cannot attach to a restarting container, wait until it is running")
+            }
+            _ => bail!(
+                "You cannot attach to a stopped container, start it first: gantry start {name}"
+            ),
         }
         let options = Options {
             stdin: !self.no_stdin,
-            tty: container.tty,
-            detach: false,
-            proxy: self.sig_proxy,
-            keys: self.detach_keys,
+            // On a terminal keys are the signals.
+            proxy: self.sig_proxy && !container.tty,
             container: Some(container.id.clone()),
+            ..Options::new(container.tty, self.detach_keys)
         };
         options.check()?;
         let request = api::AttachContainer {
             container: container.id,
             attach_stdin: options.stdin,
-            size: options.size(),
+            size: options.size().map(other),
+            start: false,
         };
         let finished =
             session::carry(&client, context.printer, Input::Attach(request), options).await?;

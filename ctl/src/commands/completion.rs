@@ -20,15 +20,47 @@ pub(crate) struct Args {
     shell: String,
 }
 
+/// Where zsh loads the script when completions are asked for first, it has to answer at once.
+const ZSH_LOADED: &str = "
+if [[ \"${funcstack[1]}\" == _gantry ]]; then
+    _clap_dynamic_completer_gantry
+fi
+";
+
 impl Args {
     pub(crate) fn execute(self, context: Context<'_>) -> Outcome {
-        let shells = Shells::builtins();
-        let shell = shells.completer(&self.shell).context("no completions for this shell")?;
-        let mut script = Vec::new();
-        shell
-            .write_registration(VARIABLE, "gantry", "gantry", "gantry", &mut script)
-            .context("write the completions")?;
-        context.printer.data(&script)?;
+        context.printer.data(&script(&self.shell)?)?;
         Ok(SUCCESS)
+    }
+}
+
+/// What makes a shell ask `gantry` itself, which is looked for when it is asked.
+fn script(shell: &str) -> anyhow::Result<Vec<u8>> {
+    let shells = Shells::builtins();
+    let completer = shells.completer(shell).context("no completions for this shell")?;
+    let mut script = Vec::new();
+    completer
+        .write_registration(VARIABLE, "gantry", "gantry", "gantry", &mut script)
+        .context("write the completions")?;
+    if shell == "zsh" {
+        script.extend_from_slice(ZSH_LOADED.as_bytes());
+    }
+    Ok(script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_asks_gantry() {
+        for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+            let text = String::from_utf8(script(shell).unwrap()).unwrap();
+            assert!(text.contains(VARIABLE) && text.contains("gantry"), "{shell}: {text}");
+        }
+        assert!(script("csh").is_err());
+        let zsh = String::from_utf8(script("zsh").unwrap()).unwrap();
+        assert!(zsh.starts_with("#compdef gantry\n"), "{zsh}");
+        assert!(zsh.contains("function _clap_dynamic_completer_gantry()"), "{zsh}");
     }
 }

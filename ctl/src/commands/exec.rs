@@ -20,7 +20,7 @@ Examples:
   gantry exec -u root -w /srv web ls    Run it as somebody else, somewhere else
 
 The exit code is that of the command: 126 when it can't be executed, 127 when
-it does not exist.";
+it does not exist. With --detach it is 1 when the command can't be started.";
 
 /// Run a command in a running container
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,12 @@ pub(crate) struct Args {
     #[arg(short, long)]
     tty: bool,
     /// Set a variable; NAME alone takes your value (several)
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    #[arg(
+        short,
+        long = "env",
+        value_name = "NAME[=VALUE]",
+        add = ArgValueCandidates::new(complete::variables)
+    )]
     env: Vec<String>,
     /// Set the variables of a file, a line each (several)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -50,6 +55,9 @@ pub(crate) struct Args {
     /// User and group, by name or ID
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
+    /// Let it do all that the host's root may
+    #[arg(long)]
+    privileged: bool,
     /// Keys that leave the command running
     #[arg(long, value_name = "KEYS", default_value = keys::DEFAULT)]
     detach_keys: Keys,
@@ -67,14 +75,12 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
+        let detach = self.detach;
+        // Without the container: a signal to it would miss the command.
         let options = Options {
-            stdin: self.interactive && !self.detach,
-            tty: self.tty,
-            detach: self.detach,
-            proxy: true,
-            keys: self.detach_keys,
-            // A signal to the container would miss the command.
-            container: None,
+            stdin: self.interactive && !detach,
+            detach,
+            ..Options::new(self.tty, self.detach_keys)
         };
         options.check()?;
         let mut words = self.command_line.into_iter();
@@ -86,12 +92,14 @@ impl Args {
             user: self.user.unwrap_or_default(),
             tty: self.tty,
             attach_stdin: options.stdin,
-            detach: self.detach,
+            detach,
             size: options.size(),
+            privileged: self.privileged,
         };
         let client = context.connect().await?;
         let finished =
             session::carry(&client, context.printer, Input::Exec(request), options).await?;
-        Ok(finished.end.conclude(context.printer))
+        let end = if detach { finished.ran()? } else { finished.end };
+        Ok(end.conclude(context.printer))
     }
 }

@@ -5,12 +5,38 @@ use gantry_grpc::gantry::engine::v1 as api;
 
 use crate::cli::Context;
 use crate::exit::{Outcome, SUCCESS};
-use crate::table::{self, or_none, short_id};
+use crate::format::{Columns, Field, Format, Row};
+use crate::table::{or_none, short_id};
 use crate::{complete, human};
 
+/// Docker's fields.
+pub(crate) const FIELDS: [Field; 11] = [
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("VirtualSize", "SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("Containers", "CONTAINERS"),
+];
+/// The usual ones.
+const USUAL: [&str; 5] = ["Repository", "Tag", "ID", "CreatedSince", "Size"];
+/// Those with digests.
+const DIGESTS: [&str; 6] = ["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"];
+
 /// List images
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Args {
+    /// Nothing more than without it: images have no hidden parts
+    #[arg(short, long)]
+    all: bool,
+    /// Only those that match: KEY=VALUE, such as dangling=true or reference=nginx:* (several)
+    #[arg(short, long, value_name = "FILTER")]
+    filter: Vec<String>,
     /// Show IDs only
     #[arg(short, long)]
     quiet: bool,
@@ -20,7 +46,9 @@ pub(crate) struct Args {
     /// Show digests
     #[arg(long)]
     digests: bool,
-    /// Only those of a repository, or one of its tags
+    #[command(flatten)]
+    format: Format,
+    /// Only those of a repository, or one of its tags; * stands for any part of a name
     #[arg(value_name = "REPOSITORY[:TAG]", add = ArgValueCandidates::new(complete::images))]
     name: Option<String>,
 }
@@ -28,57 +56,53 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
         let client = context.connect().await?;
-        let listed = client.answer(client.images().list(api::ListImagesRequest {}).await)?;
-        let mut images = listed.images;
-        images.retain(|image| self.name.as_ref().is_none_or(|name| is_meant(image, name)));
+        let mut filters = self.filter.clone();
+        filters.extend(self.name.iter().map(|name| format!("reference={name}")));
+        let request = api::ListImagesRequest { filters };
+        let images = client.answer(client.images().list(request).await)?.images;
         for image in images.iter().filter(|image| !image.damage.is_empty()) {
             let (name, damage) = (&image.name, &image.damage);
             context.printer.warning(format_args!(
                 "image {name} is damaged ({damage}): pull it again, or remove it"
             ));
         }
-        let text = self.show(&images, SystemTime::now());
+        let text = self.show(&images, SystemTime::now())?;
         context.printer.data(text.as_bytes())?;
         Ok(SUCCESS)
     }
 
-    fn show(&self, images: &[api::Image], now: SystemTime) -> String {
-        if self.quiet {
-            let ids = images.iter().map(|i| self.id(i)).filter(|id| !id.is_empty());
-            return ids.map(|id| format!("{id}\n")).collect();
+    fn show(&self, images: &[api::Image], now: SystemTime) -> anyhow::Result<String> {
+        if self.quiet && !self.format.is_given() {
+            let ids = images.iter().map(|i| id(i, self.no_trunc)).filter(|id| !id.is_empty());
+            return Ok(ids.map(|id| format!("{id}\n")).collect());
         }
-        let cells = |image: &api::Image| {
-            let created = human::ago(human::time(image.created_at), now);
-            let id = or_none(self.id(image));
-            (or_none(&image.repository), or_none(&image.tag), id, created, human::size(image.size))
-        };
-        if self.digests {
-            let row = |image: &api::Image| {
-                let (repository, tag, id, created, size) = cells(image);
-                [repository, tag, or_none(&image.digest), id, created, size]
-            };
-            let rows: Vec<_> = images.iter().map(row).collect();
-            let headers = ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"];
-            return table::render(headers, &rows);
-        }
-        let row = |image: &api::Image| {
-            let (repository, tag, id, created, size) = cells(image);
-            [repository, tag, id, created, size]
-        };
-        let rows: Vec<_> = images.iter().map(row).collect();
-        table::render(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)
-    }
-
-    fn id<'a>(&self, image: &'a api::Image) -> &'a str {
-        if self.no_trunc { &image.id } else { short_id(&image.id) }
+        let usual: &[&str] = if self.digests { &DIGESTS } else { &USUAL };
+        let rows: Vec<_> = images.iter().map(|image| row(image, self.no_trunc, now)).collect();
+        self.format.rows(Columns { fields: &FIELDS, usual }, &rows)
     }
 }
 
-/// Whether a name is the image's repository, or repository and tag.
-fn is_meant(image: &api::Image, name: &str) -> bool {
-    let rest = name.strip_prefix(image.repository.as_str());
-    image.name == name
-        || rest.is_some_and(|r| r.is_empty() || r.strip_prefix(':') == Some(image.tag.as_str()))
+fn id(image: &api::Image, whole: bool) -> &str {
+    if whole { &image.id } else { short_id(&image.id) }
+}
+
+/// An image's fields. What it shares with others, only a measurement tells.
+pub(crate) fn row(image: &api::Image, whole: bool, now: SystemTime) -> Row {
+    let created = human::time(image.created_at);
+    let mut row = Row::default();
+    row.set("ID", or_none(id(image, whole)));
+    row.set("Repository", or_none(&image.repository));
+    row.set("Tag", or_none(&image.tag));
+    row.set("Digest", or_none(&image.digest));
+    row.set("CreatedSince", human::ago(created, now));
+    row.set("CreatedAt", human::stamp(created));
+    row.set("Size", human::size(image.size));
+    row.set("VirtualSize", human::size(image.size));
+    for unknown in ["SharedSize", "UniqueSize", "Containers"] {
+        row.set(unknown, "N/A");
+    }
+    row.set_labels(&image.labels);
+    row
 }
 
 #[cfg(test)]
@@ -100,39 +124,32 @@ mod tests {
         }
     }
 
-    fn args() -> Args {
-        Args { quiet: false, no_trunc: false, digests: false, name: None }
+    fn shown(args: &Args, images: &[api::Image]) -> String {
+        args.show(images, UNIX_EPOCH + Duration::from_secs(1000 + 14 * 86_400)).unwrap()
     }
 
     #[test]
     fn the_table_is_dockers() {
-        let by_digest = api::Image { tag: String::new(), ..nginx() };
-        let now = UNIX_EPOCH + Duration::from_secs(1000 + 15 * 24 * 3600);
+        let unnamed = api::Image { repository: String::new(), tag: String::new(), ..nginx() };
         let expected = "\
 REPOSITORY   TAG       IMAGE ID       CREATED       SIZE
 nginx        latest    0123456789ab   2 weeks ago   192MB
-nginx        <none>    0123456789ab   2 weeks ago   192MB
+<none>       <none>    0123456789ab   2 weeks ago   192MB
 ";
-        assert_eq!(args().show(&[nginx(), by_digest], now), expected);
-        let digests = Args { digests: true, ..args() }.show(&[nginx()], now);
-        assert!(digests.contains("latest    sha256:ff   0123456789ab"), "{digests}");
+        assert_eq!(shown(&Args::default(), &[nginx(), unnamed]), expected);
     }
 
     #[test]
-    fn ids_alone() {
-        let quiet = Args { quiet: true, ..args() };
-        assert_eq!(quiet.show(&[nginx()], UNIX_EPOCH), "0123456789ab\n");
-        let full = Args { quiet: true, no_trunc: true, ..args() };
-        assert_eq!(full.show(&[nginx()], UNIX_EPOCH).len(), 72);
-    }
-
-    #[test]
-    fn names_choose_images() {
-        for name in ["nginx", "nginx:latest", "docker.io/library/nginx:latest"] {
-            assert!(is_meant(&nginx(), name), "{name}");
-        }
-        for name in ["ngin", "nginx:1", "nginx-x", "nginx:"] {
-            assert!(!is_meant(&nginx(), name), "{name}");
-        }
+    fn digests_ids_and_templates() {
+        let digests = Args { digests: true, no_trunc: true, ..Args::default() };
+        let table = shown(&digests, &[nginx()]);
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[0].starts_with("REPOSITORY   TAG       DIGEST      IMAGE ID"), "{table}");
+        assert!(lines[1].contains("sha256:ff   sha256:0123456789abcdef"), "{table}");
+        let quiet = Args { quiet: true, ..Args::default() };
+        let damaged = api::Image { id: String::new(), ..nginx() };
+        assert_eq!(shown(&quiet, &[nginx(), damaged]), "0123456789ab\n");
+        let format = Format::of(Some("{{.Repository}}:{{.Tag}} {{.Containers}}".to_owned()));
+        assert_eq!(shown(&Args { format, ..quiet }, &[nginx()]), "nginx:latest N/A\n");
     }
 }

@@ -3,17 +3,24 @@ use clap_complete::engine::ArgValueCandidates;
 use gantry_grpc::gantry::engine::v1 as api;
 
 use crate::cli::Context;
-use crate::client::{Client, is_not_found};
+use crate::client::{Client, is_not_found, meant};
 use crate::exit::{FAILURE, Outcome, SUCCESS, describe};
+use crate::format::Format;
 use crate::{complete, json};
 
-/// Show all that is known of containers and images, as JSON
+/// Show all that is known of containers, images and volumes, as JSON
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Look among these only
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<Kind>,
-    /// Containers and images, by name or ID
+    /// Print each with a Go template, or 'json'
+    #[arg(short, long, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Show how much containers have written
+    #[arg(short, long)]
+    size: bool,
+    /// Containers, images and volumes, by name or ID
     #[arg(required = true, value_name = "OBJECT", add = ArgValueCandidates::new(complete::objects))]
     objects: Vec<String>,
 }
@@ -23,6 +30,7 @@ pub(crate) struct Args {
 enum Kind {
     Container,
     Image,
+    Volume,
 }
 
 impl Args {
@@ -36,30 +44,48 @@ impl Args {
                 Err(error) => missed.push(error),
             }
         }
-        context.printer.line(json::array(&found))?;
+        match Format::of(self.format.clone()).objects(&found)? {
+            Some(text) => context.printer.data(text.as_bytes())?,
+            None => context.printer.line(json::array(&found))?,
+        }
         for error in &missed {
             context.printer.error(describe(error));
         }
         Ok(if missed.is_empty() { SUCCESS } else { FAILURE })
     }
 
-    /// A container of this name, or else an image.
+    /// A container of this name, or else an image, or else a volume.
     async fn look_up(&self, client: &Client, object: &str) -> anyhow::Result<String> {
-        if self.kind != Some(Kind::Image) {
-            let request = api::InspectContainerRequest { container: object.to_owned() };
-            match client.answer(client.containers().inspect(request).await) {
-                Ok(answer) => return Ok(answer.json),
-                Err(error) if self.kind.is_none() && is_not_found(&error) => {}
-                Err(error) => return Err(error),
+        let mut hint: Option<String> = None;
+        for kind in [Kind::Container, Kind::Image, Kind::Volume] {
+            if self.kind.is_some_and(|only| only != kind) {
+                continue;
+            }
+            match self.ask(client, kind, object).await {
+                Err(error) if self.kind.is_none() && is_not_found(&error) => {
+                    hint = hint.or_else(|| Some(format!(". Did you mean {}?", meant(&error)?)));
+                }
+                answer => return answer,
             }
         }
-        let request = api::InspectImageRequest { image: object.to_owned() };
-        match client.answer(client.images().inspect(request).await) {
-            Ok(answer) => Ok(answer.json),
-            Err(error) if self.kind.is_none() && is_not_found(&error) => {
-                Err(anyhow::anyhow!("No such object: {object}"))
+        Err(anyhow::anyhow!("No such object: {object}{}", hint.unwrap_or_default()))
+    }
+
+    async fn ask(&self, client: &Client, kind: Kind, object: &str) -> anyhow::Result<String> {
+        let object = object.to_owned();
+        Ok(match kind {
+            Kind::Container => {
+                let request = api::InspectContainerRequest { container: object, size: self.size };
+                client.answer(client.containers().inspect(request).await)?.json
             }
-            Err(error) => Err(error),
-        }
+            Kind::Image => {
+                let request = api::InspectImageRequest { image: object };
+                client.answer(client.images().inspect(request).await)?.json
+            }
+            Kind::Volume => {
+                let request = api::InspectVolumeRequest { name: object };
+                client.answer(client.volumes().inspect(request).await)?.json
+            }
+        })
     }
 }

@@ -1,8 +1,10 @@
 use anyhow::bail;
+use clap_complete::engine::ArgValueCandidates;
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::pull_progress::Event;
 
 use crate::cli::Context;
+use crate::complete;
 use crate::exit::{Outcome, SUCCESS};
 use crate::progress::Progress;
 
@@ -24,6 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
     /// Name of the image
+    #[arg(add = ArgValueCandidates::new(complete::images))]
     image: String,
 }
 

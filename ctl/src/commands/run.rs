@@ -1,9 +1,10 @@
+use anyhow::bail;
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::session_input::Input;
 
 use crate::cli::Context;
 use crate::exit::{DAEMON, Outcome, coded};
-use crate::options::Container;
+use crate::options::{Container, Stream};
 use crate::session::keys::{self, Keys};
 use crate::session::{self, End, Options};
 
@@ -12,7 +13,7 @@ const HELP: &str = "\
 Examples:
   gantry run --rm busybox echo hello          Run a command, remove the container
   gantry run -it --rm debian bash             Work in a container; ctrl-p ctrl-q leaves it
-  gantry run -d --name web --network host nginx
+  gantry run -d --name web --network host -v pages:/usr/share/nginx/html nginx
                                               Run a server; see 'gantry logs web'
   echo 1 + 2 | gantry run -i --rm busybox bc  Feed it
   gantry run --rm -e DEBUG=1 -e HOME busybox env
@@ -29,14 +30,13 @@ Exit code:
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = HELP,
+    disable_help_flag = true,
     override_usage = "gantry run [OPTIONS] IMAGE [COMMAND [ARG]...]"
 )]
 pub(crate) struct Args {
     /// Leave it running and print its ID
     #[arg(short, long)]
     detach: bool,
-    #[command(flatten)]
-    container: Container,
     /// Hand signals on to the command
     #[arg(
         long,
@@ -51,6 +51,8 @@ pub(crate) struct Args {
     /// Keys that leave the container running
     #[arg(long, value_name = "KEYS", default_value = keys::DEFAULT)]
     detach_keys: Keys,
+    #[command(flatten)]
+    container: Container,
 }
 
 impl Args {
@@ -66,24 +68,33 @@ impl Args {
 
     async fn start(self, context: Context<'_>) -> Outcome {
         let printer = context.printer;
-        let options = Options {
-            stdin: self.container.interactive && !self.detach,
-            tty: self.container.tty,
+        let container = self.container;
+        if self.detach && !container.attach.is_empty() {
+            bail!("conflicting options: cannot specify both --attach and --detach");
+        }
+        let mut options = Options {
+            stdin: container.interactive && !self.detach,
             detach: self.detach,
             proxy: self.sig_proxy,
-            keys: self.detach_keys,
-            container: None,
+            // A terminal has one output.
+            stdout: container.shows(Stream::Stdout)
+                || container.tty && container.shows(Stream::Stderr),
+            stderr: container.shows(Stream::Stderr),
+            quiet: container.quiet,
+            ..Options::new(container.tty, self.detach_keys)
         };
         options.check()?;
+        let id_file = container.id_file()?;
         let request = api::RunContainer {
             detach: self.detach,
-            pull: self.container.pull().into(),
+            pull: container.pull().into(),
             attach_stdin: options.stdin,
             size: options.size(),
-            platform: self.container.platform(),
-            spec: Some(self.container.into_spec(printer)?),
+            platform: container.platform(),
+            spec: Some(container.into_spec(printer)?),
             ..Default::default()
         };
+        options.id_file = id_file;
         let client = context.connect().await?;
         let finished = session::carry(&client, printer, Input::Run(request), options).await?;
         if let End::Started = finished.end {

@@ -8,9 +8,10 @@ use crate::{complete, many};
 /// Stop containers: ask them to end, then kill them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Seconds until they are killed; -1 for never [default: 10]
-    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
-    time: Option<i32>,
+    /// Seconds until they are killed; -1 for never [default: their own, or 10]
+    // Docker's old name is understood as well.
+    #[arg(short, long, alias = "time", value_name = "SECONDS", allow_negative_numbers = true)]
+    timeout: Option<i32>,
     /// Signal in place of the container's own
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
@@ -25,8 +26,8 @@ impl Args {
         let signal = self.signal.unwrap_or_default();
         many::at_once(context.printer, self.containers, |container| {
             let client = client.clone();
-            let request =
-                api::StopContainerRequest { container, timeout: self.time, signal: signal.clone() };
+            let (timeout, signal) = (self.timeout, signal.clone());
+            let request = api::StopContainerRequest { container, timeout, signal };
             async move { client.answer(client.containers().stop(request).await).map(drop) }
         })
         .await

@@ -22,7 +22,7 @@ impl Args {
         let ask = |container| -> JoinHandle<anyhow::Result<u32>> {
             let client = client.clone();
             tokio::spawn(async move {
-                let request = api::WaitContainerRequest { container };
+                let request = api::WaitContainerRequest { container, ..Default::default() };
                 Ok(client.answer(client.containers().wait(request).await)?.status)
             })
         };

@@ -1,9 +1,10 @@
 //! A session: a container's input and output on the caller's terminal, pipes
 //! and signals.
 
+mod end;
 pub(crate) mod keys;
 mod output;
-mod signals;
+pub(crate) mod signals;
 mod stdin;
 pub(crate) mod terminal;
 
@@ -18,12 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+pub(crate) use self::end::{End, Finished};
 use self::keys::{Keys, Matcher};
 use self::output::{Output, Piece, Stream};
 use self::signals::{Signals, Wanted};
 use self::terminal::Raw;
 use crate::client::{Client, Lost};
-use crate::exit::{FAILURE, SUCCESS, coded, of_signal, of_status};
+use crate::exit::{FAILURE, coded};
+use crate::options::id_file::IdFile;
 use crate::printer::Printer;
 use crate::progress::Progress;
 
@@ -52,9 +55,33 @@ pub(crate) struct Options {
     pub(crate) keys: Keys,
     /// The container to which signals can be sent beside the session.
     pub(crate) container: Option<String>,
+    /// Show standard output.
+    pub(crate) stdout: bool,
+    /// Show standard error.
+    pub(crate) stderr: bool,
+    /// Don't show how an image is pulled.
+    pub(crate) quiet: bool,
+    /// Where the ID of a container that is made goes.
+    pub(crate) id_file: Option<IdFile>,
 }
 
 impl Options {
+    /// Of a session that shows all output and takes no input.
+    pub(crate) fn new(tty: bool, keys: Keys) -> Self {
+        Self {
+            stdin: false,
+            tty,
+            detach: false,
+            proxy: true,
+            keys,
+            container: None,
+            stdout: true,
+            stderr: true,
+            quiet: false,
+            id_file: None,
+        }
+    }
+
     /// Checks that what would be typed comes from a terminal.
     ///
     /// # Errors
@@ -72,48 +99,6 @@ impl Options {
     }
 }
 
-/// How a session ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The process runs on its own.
-    Started,
-    /// The process has ended, or could not be run.
-    Exited(api::SessionExited),
-    /// The user left; the process goes on.
-    Left,
-    /// A signal ended the session.
-    Signalled(Signal),
-}
-
-impl End {
-    /// Tells the user what is to be told; the exit code.
-    pub(crate) fn conclude(self, printer: &Printer) -> u8 {
-        match self {
-            Self::Started => SUCCESS,
-            Self::Exited(exited) => {
-                if !exited.error.is_empty() {
-                    printer.error(&exited.error);
-                }
-                of_status(exited.status)
-            }
-            Self::Left => {
-                printer.note("\nread escape sequence");
-                SUCCESS
-            }
-            Self::Signalled(signal) => of_signal(signal as i32),
-        }
-    }
-}
-
-/// A session that is over.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    /// ID of a container that was made.
-    pub(crate) id: String,
-    /// How it ended.
-    pub(crate) end: End,
-}
-
 /// Opens a session with its first message and carries it to its end.
 ///
 /// # Errors
@@ -129,7 +114,11 @@ pub(crate) async fn carry(
     let begun = !matches!(first, Input::Run(_));
     let mut calls = client.containers();
     let stream = ReceiverStream::new(inputs);
-    let size = options.size();
+    // Whoever attaches may tell another one first.
+    let size = match &first {
+        Input::Attach(request) => request.size,
+        _ => options.size(),
+    };
     let message = api::SessionInput { input: Some(first.clone()) };
     input.send(message).await.context("begin the session")?;
     let answers = match first {
@@ -144,9 +133,10 @@ pub(crate) async fn carry(
         input,
         output: Output::default(),
         pending: None,
-        progress: Progress::new(false),
+        progress: Progress::new(options.quiet),
         id: String::new(),
         name: options.container.clone().unwrap_or_default(),
+        ran: false,
         size,
         live: Live::default(),
         interrupts: 0,
@@ -156,7 +146,7 @@ pub(crate) async fn carry(
         session.begin()?;
     }
     let end = session.drive().await;
-    let Session { id, name, live, .. } = session;
+    let Session { id, name, ran, live, .. } = session;
     let began = live.began;
     // From here on lines are lines again.
     drop(live);
@@ -165,7 +155,7 @@ pub(crate) async fn carry(
             printer.note(format_args!("The container goes on; join it with: gantry attach {name}"));
         }
     })?;
-    Ok(Finished { id, end })
+    Ok(Finished { id, ran, end })
 }
 
 struct Session<'a> {
@@ -180,6 +170,8 @@ struct Session<'a> {
     progress: Progress,
     id: String,
     name: String,
+    /// The daemon has told that the process runs.
+    ran: bool,
     /// The size that the daemon knows.
     size: Option<api::Resize>,
     live: Live,
@@ -280,6 +272,14 @@ impl Session<'_> {
                 for warning in &created.warnings {
                     self.printer.warning(warning);
                 }
+                let Options { detach, stdout, stderr, .. } = self.options;
+                if !(detach || stdout || stderr) {
+                    // The only thing that is left to show.
+                    self.printer.line(&created.id)?;
+                }
+                if let Some(file) = self.options.id_file.take() {
+                    file.write(&created.id)?;
+                }
                 self.options.container.get_or_insert_with(|| created.id.clone());
                 self.id = created.id;
                 self.name = created.name;
@@ -287,9 +287,14 @@ impl Session<'_> {
                     self.begin()?;
                 }
             }
-            Message::Started(_) => {}
-            Message::Stdout(bytes) => self.pending = Some((Stream::Stdout, bytes)),
-            Message::Stderr(bytes) => self.pending = Some((Stream::Stderr, bytes)),
+            Message::Started(_) => self.ran = true,
+            Message::Stdout(bytes) if self.options.stdout => {
+                self.pending = Some((Stream::Stdout, bytes));
+            }
+            Message::Stderr(bytes) if self.options.stderr => {
+                self.pending = Some((Stream::Stderr, bytes));
+            }
+            Message::Stdout(_) | Message::Stderr(_) => {}
             Message::Exited(exited) => return Ok(Some(End::Exited(exited))),
         }
         Ok(None)

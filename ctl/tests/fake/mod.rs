@@ -60,6 +60,24 @@ struct Player {
     seen: mpsc::Sender<Input>,
 }
 
+impl Player {
+    /// Passes the first message of a session on.
+    async fn see_first(
+        &self,
+        request: Request<Streaming<api::SessionInput>>,
+    ) -> Result<(), Status> {
+        if let Some(first) = request.into_inner().message().await?.and_then(|first| first.input) {
+            let _ = self.seen.send(first);
+        }
+        Ok(())
+    }
+}
+
+/// The ID of every container.
+pub(crate) fn id() -> String {
+    "0123456789abcdef".repeat(4)
+}
+
 type Answers = tokio::sync::mpsc::Sender<Result<api::SessionOutput, Status>>;
 
 /// Sends an answer; false when the client went away.
@@ -78,8 +96,7 @@ async fn play(
     answers: Answers,
     seen: mpsc::Sender<Input>,
 ) {
-    let id = "0123456789abcdef".repeat(4);
-    let created = api::SessionCreated { id, name: "fake".to_owned(), ..Default::default() };
+    let created = api::SessionCreated { id: id(), name: "fake".to_owned(), ..Default::default() };
     say(&answers, Output::Created(created)).await;
     say(&answers, Output::Started(api::SessionStarted { pid: 1 })).await;
     match spec.image.as_str() {
@@ -111,6 +128,26 @@ async fn play(
     }
 }
 
+/// Sends a few of ten numbers, from a cursor on, and ends as a daemon that is stopped.
+async fn say_some(
+    cursor: String,
+    entries: tokio::sync::mpsc::Sender<Result<api::LogEntry, Status>>,
+) {
+    let from: usize = cursor.parse().unwrap_or_default();
+    for n in from..10 {
+        let entry = if n == from + 4 {
+            Err(Status::unavailable("the daemon ends"))
+        } else {
+            let (data, cursor) = (Bytes::from(format!("{n}\n")), (n + 1).to_string());
+            Ok(api::LogEntry { data, cursor, ..Default::default() })
+        };
+        let last = entry.is_err();
+        if entries.send(entry).await.is_err() || last {
+            return;
+        }
+    }
+}
+
 type Session = ReceiverStream<Result<api::SessionOutput, Status>>;
 
 #[tonic::async_trait]
@@ -120,6 +157,9 @@ impl Containers for Player {
     type AttachStream = Session;
     type LogsStream = ReceiverStream<Result<api::LogEntry, Status>>;
     type WatchStream = ReceiverStream<Result<api::ContainerChange, Status>>;
+    type StatsStream = ReceiverStream<Result<api::StatsResponse, Status>>;
+    type ExportStream = ReceiverStream<Result<api::FileChunk, Status>>;
+    type CopyFromStream = ReceiverStream<Result<api::CopyFromResponse, Status>>;
 
     async fn run(
         &self,
@@ -140,23 +180,29 @@ impl Containers for Player {
 
     async fn exec(
         &self,
-        _: Request<Streaming<api::SessionInput>>,
+        request: Request<Streaming<api::SessionInput>>,
     ) -> Result<Response<Session>, Status> {
+        self.see_first(request).await?;
         Err(Status::unimplemented("exec"))
     }
 
     async fn attach(
         &self,
-        _: Request<Streaming<api::SessionInput>>,
+        request: Request<Streaming<api::SessionInput>>,
     ) -> Result<Response<Session>, Status> {
+        self.see_first(request).await?;
         Err(Status::unimplemented("attach"))
     }
 
     async fn create(
         &self,
-        _: Request<api::CreateContainerRequest>,
+        request: Request<api::CreateContainerRequest>,
     ) -> Result<Response<api::CreateContainerResponse>, Status> {
-        Err(Status::unimplemented("create"))
+        let spec = request.into_inner().spec.unwrap_or_default();
+        match spec.image.as_str() {
+            "missing" => Err(Status::not_found("No such image: missing")),
+            _ => Ok(Response::new(api::CreateContainerResponse { id: id(), ..Default::default() })),
+        }
     }
 
     async fn start(
@@ -186,14 +232,20 @@ impl Containers for Player {
         &self,
         _: Request<api::InspectContainerRequest>,
     ) -> Result<Response<api::InspectContainerResponse>, Status> {
-        Err(Status::unimplemented("inspect"))
+        let container = Some(api::Container { id: id(), ..Default::default() });
+        Ok(Response::new(api::InspectContainerResponse { container, ..Default::default() }))
     }
 
     async fn logs(
         &self,
-        _: Request<api::LogsRequest>,
+        request: Request<api::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
         let (entries, receiver) = tokio::sync::mpsc::channel(4);
+        let request = request.into_inner();
+        if request.container == "flaky" {
+            tokio::spawn(say_some(request.cursor, entries));
+            return Ok(Response::new(ReceiverStream::new(receiver)));
+        }
         tokio::spawn(async move {
             for n in 0..LOG_ENTRIES {
                 let data = Bytes::from(vec![n as u8; LOG_ENTRY]);
@@ -238,5 +290,93 @@ impl Containers for Player {
         _: Request<api::WaitContainerRequest>,
     ) -> Result<Response<api::WaitContainerResponse>, Status> {
         Err(Status::unimplemented("wait"))
+    }
+
+    async fn restart(
+        &self,
+        _: Request<api::RestartContainerRequest>,
+    ) -> Result<Response<api::RestartContainerResponse>, Status> {
+        Err(Status::unimplemented("restart"))
+    }
+
+    async fn pause(
+        &self,
+        _: Request<api::PauseContainerRequest>,
+    ) -> Result<Response<api::PauseContainerResponse>, Status> {
+        Err(Status::unimplemented("pause"))
+    }
+
+    async fn unpause(
+        &self,
+        _: Request<api::UnpauseContainerRequest>,
+    ) -> Result<Response<api::UnpauseContainerResponse>, Status> {
+        Err(Status::unimplemented("unpause"))
+    }
+
+    async fn rename(
+        &self,
+        _: Request<api::RenameContainerRequest>,
+    ) -> Result<Response<api::RenameContainerResponse>, Status> {
+        Err(Status::unimplemented("rename"))
+    }
+
+    async fn update(
+        &self,
+        _: Request<api::UpdateContainerRequest>,
+    ) -> Result<Response<api::UpdateContainerResponse>, Status> {
+        Err(Status::unimplemented("update"))
+    }
+
+    async fn top(&self, _: Request<api::TopRequest>) -> Result<Response<api::TopResponse>, Status> {
+        Err(Status::unimplemented("top"))
+    }
+
+    async fn prune(
+        &self,
+        _: Request<api::PruneContainersRequest>,
+    ) -> Result<Response<api::PruneContainersResponse>, Status> {
+        Err(Status::unimplemented("prune"))
+    }
+
+    async fn changes(
+        &self,
+        _: Request<api::FileChangesRequest>,
+    ) -> Result<Response<api::FileChangesResponse>, Status> {
+        Err(Status::unimplemented("changes"))
+    }
+
+    async fn stat(
+        &self,
+        _: Request<api::StatPathRequest>,
+    ) -> Result<Response<api::StatPathResponse>, Status> {
+        Err(Status::unimplemented("stat"))
+    }
+
+    async fn stats(
+        &self,
+        _: Request<api::StatsRequest>,
+    ) -> Result<Response<Self::StatsStream>, Status> {
+        Err(Status::unimplemented("stats"))
+    }
+
+    async fn export(
+        &self,
+        _: Request<api::ExportContainerRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        Err(Status::unimplemented("export"))
+    }
+
+    async fn copy_from(
+        &self,
+        _: Request<api::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        Err(Status::unimplemented("copy_from"))
+    }
+
+    async fn copy_to(
+        &self,
+        _: Request<Streaming<api::CopyToRequest>>,
+    ) -> Result<Response<api::CopyToResponse>, Status> {
+        Err(Status::unimplemented("copy_to"))
     }
 }

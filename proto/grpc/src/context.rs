@@ -1,4 +1,4 @@
-//! Namespace, lease and request ID in a request's metadata.
+//! Namespace, lease, scope and request ID of a request.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
 use crate::layer::RequestId;
-use crate::status;
+use crate::{scope, status};
 
 /// Header that names the namespace.
 pub const NAMESPACE_HEADER: &str = "containerd-namespace";
@@ -20,9 +20,11 @@ pub const LEASE_HEADER: &str = "containerd-lease";
 ///
 /// # Errors
 /// `FailedPrecondition` without a namespace, as containerd answers;
-/// `InvalidArgument` when the namespace is no identifier.
+/// `InvalidArgument` when the namespace is no identifier; `PermissionDenied` when it is beyond
+/// the client's scope.
 pub fn of<T>(request: &Request<T>) -> Result<Context, Status> {
-    from_metadata(request.metadata(), request.extensions().get::<RequestId>())
+    namespace(request.metadata())
+        .and_then(|namespace| context(namespace, request))
         .map_err(status::to_wire)
 }
 
@@ -30,27 +32,36 @@ pub fn of<T>(request: &Request<T>) -> Result<Context, Status> {
 /// acts in `default`.
 ///
 /// # Errors
-/// `InvalidArgument` when there is a namespace, and it is no identifier.
+/// `InvalidArgument` when there is a namespace, and it is no identifier; `PermissionDenied` when
+/// it is beyond the client's scope.
 pub fn or_default<T>(request: &Request<T>, default: &Namespace) -> Result<Context, Status> {
     if request.metadata().contains_key(NAMESPACE_HEADER) {
         return of(request);
     }
-    let id = request.extensions().get::<RequestId>();
-    Ok(context(default.clone(), request.metadata(), id))
+    context(default.clone(), request).map_err(status::to_wire)
 }
 
-fn from_metadata(metadata: &MetadataMap, id: Option<&RequestId>) -> Result<Context> {
+fn namespace(metadata: &MetadataMap) -> Result<Namespace> {
     let name = text(metadata, NAMESPACE_HEADER)
         .filter(|name| !name.is_empty())
         .ok_or_else(|| Error::failed_precondition("namespace is required: failed precondition"))?;
-    Ok(context(Namespace::new(name)?, metadata, id))
+    Namespace::new(name)
 }
 
-fn context(namespace: Namespace, metadata: &MetadataMap, id: Option<&RequestId>) -> Context {
+fn context<T>(namespace: Namespace, request: &Request<T>) -> Result<Context> {
+    let (metadata, extensions) = (request.metadata(), request.extensions());
+    let scope = scope::of(extensions).cloned();
+    if let Some(scope) = &scope
+        && scope.label.as_ref().is_some_and(|label| label.namespace != namespace)
+    {
+        return Err(scope::refuse(scope, format_args!("namespace {namespace}")));
+    }
     let mut context = Context::new(namespace);
     context.lease = text(metadata, LEASE_HEADER).filter(|l| !l.is_empty()).map(str::to_owned);
+    context.scope = scope;
+    let id = extensions.get::<RequestId>();
     context.request_id = id.map(|id| id.0.to_string()).unwrap_or_default();
-    context
+    Ok(context)
 }
 
 fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Option<&'a str> {
@@ -102,7 +113,12 @@ impl Interceptor for Headers {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use gantry_core::{LabelScope, Scope};
+
     use super::*;
+    use crate::scope::Peer;
 
     fn request(headers: &[(&'static str, &str)]) -> Request<()> {
         let mut request = Request::new(());
@@ -146,6 +162,24 @@ mod tests {
         let other = request(&[(NAMESPACE_HEADER, "moby")]);
         assert_eq!(or_default(&other, &default).unwrap().namespace.as_str(), "moby");
         assert!(or_default(&request(&[(NAMESPACE_HEADER, "/")]), &default).is_err());
+    }
+
+    #[test]
+    fn a_client_that_goes_by_a_label_stays_in_its_namespace() {
+        let own = Namespace::new("ci").unwrap();
+        let label = LabelScope { key: "ci".into(), value: "true".into(), namespace: own.clone() };
+        let (door, peer) = ("socket /s".to_owned(), "uid=1".to_owned());
+        let scope = Arc::new(Scope { door, peer, read_only: false, label: Some(label) });
+        let with = |headers: &[(&'static str, &str)]| {
+            let mut request = request(headers);
+            request.extensions_mut().insert(Peer { scope: Some(Arc::clone(&scope)) });
+            or_default(&request, &Namespace::new("default").unwrap())
+        };
+        let context = with(&[(NAMESPACE_HEADER, "ci")]).unwrap();
+        assert_eq!((context.namespace, context.scope), (own, Some(Arc::clone(&scope))));
+        for headers in [&[][..], &[(NAMESPACE_HEADER, "moby")]] {
+            assert_eq!(with(headers).unwrap_err().code(), tonic::Code::PermissionDenied);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use crate::context::NAMESPACE_HEADER;
-use crate::status;
+use crate::{scope, status};
 
 /// Header in which a client may name its request.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -33,6 +33,7 @@ pub struct RequestId(
 ///
 /// - a [`RequestId`] in its extensions, the client's or a new one;
 /// - a span with its path, namespace and ID, which log lines of its handler carry;
+/// - a refusal when its method is beyond the [`scope`] of its client;
 /// - its deadline: once `grpc-timeout` has passed without an answer, the
 ///   handler is dropped and the client told `DeadlineExceeded`. A stream that
 ///   has begun by then runs on.
@@ -79,6 +80,10 @@ where
         let timeout = request.headers().get(TIMEOUT_HEADER).and_then(|v| v.to_str().ok());
         let timeout = timeout.and_then(parse_timeout);
         request.extensions_mut().insert(id);
+        let allowed = || scope::check(request.extensions(), request.uri().path());
+        if let Err(refused) = span.in_scope(allowed) {
+            return Box::pin(async move { Ok(refused.into_http()) });
+        }
         let answering = span.in_scope(|| self.inner.call(request));
         let bounded = async move {
             let Some(timeout) = timeout else { return answering.await.map(too_large) };

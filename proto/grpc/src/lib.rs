@@ -9,13 +9,17 @@
 //!   puts them in on the client's side.
 //! - [`listing`] is for answers of thousands of items.
 //! - [`layer`] gives each request of a server an ID, a span and its deadline.
+//! - [`scope`] is what limited clients may call.
+//! - [`unknown`] names calls that a server does not know.
 #![forbid(unsafe_code)]
 
 pub mod context;
 mod generated;
 pub mod layer;
 pub mod listing;
+pub mod scope;
 pub mod status;
+pub mod unknown;
 
 pub use gantry_ttrpc::{any, convert};
 pub use gantry_ttrpc::{google, io, runtimeoptions};

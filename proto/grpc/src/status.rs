@@ -19,8 +19,8 @@ pub fn to_wire(error: Error) -> tonic::Status {
 
 /// [`to_wire`] with details for programs, as the services of `gantry.engine.v1` answer: a
 /// `google.rpc.ErrorInfo` whose reason is the kind, `NOT_FOUND`, and where the error is about
-/// an object its kind and name, as `google.rpc.ResourceInfo` and in the metadata. Clients
-/// of containerd's services never saw any, so those have none.
+/// an object its kind and name, as `google.rpc.ResourceInfo` and in the metadata, with the name
+/// that was probably meant. Clients of containerd's services never saw any, so those have none.
 pub fn to_detailed(error: Error) -> tonic::Status {
     let mut details = ErrorDetails::new();
     let mut metadata = std::collections::HashMap::new();
@@ -29,9 +29,15 @@ pub fn to_detailed(error: Error) -> tonic::Status {
         metadata.insert("name".to_owned(), name.to_owned());
         details.set_resource_info(object, name, "", "");
     }
+    if let Some(meant) = error.meant() {
+        metadata.insert(MEANT.to_owned(), meant.to_owned());
+    }
     details.set_error_info(reason(error.kind()), DOMAIN, metadata);
     tonic::Status::with_error_details(code_of(error.kind()), error.to_string(), details)
 }
+
+/// Key of the name that was probably meant, in the metadata.
+const MEANT: &str = "meant";
 
 /// What tonic says of a message beyond the limit, with `OutOfRange`.
 pub(crate) const TOO_LARGE: &str = "decoded message length too large";
@@ -65,6 +71,10 @@ pub fn from_wire(status: tonic::Status) -> Error {
     let mut error = Error::new(kind_of(status.code()), status.message());
     if let Some(resource) = status.get_details_resource_info() {
         error = error.about(resource.resource_type, resource.resource_name);
+    }
+    let info = status.get_details_error_info();
+    if let Some(meant) = info.and_then(|mut info| info.metadata.remove(MEANT)) {
+        error = error.meaning(meant);
     }
     // A transport that failed says why in its source only.
     let Some(source) = std::error::Error::source(&status) else { return error };
@@ -160,6 +170,13 @@ mod tests {
         let bare = to_detailed(Error::internal("x"));
         assert!(bare.get_details_resource_info().is_none());
         assert!(bare.get_details_error_info().unwrap().metadata.is_empty());
+    }
+
+    #[test]
+    fn what_was_meant_goes_along() {
+        let status = to_detailed(Error::not_found("x").about("container", "wbe").meaning("web"));
+        assert_eq!(from_wire(status).meant(), Some("web"));
+        assert_eq!(from_wire(to_detailed(Error::not_found("x"))).meant(), None);
     }
 
     #[test]

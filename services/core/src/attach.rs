@@ -2,9 +2,18 @@
 //!
 //! As `stdout` of a task or process, a URI
 //! `gantry://LOG?max-size=BYTES&max-file=N&attach=SOCKET&stdin=1` asks the shim to hold the
-//! process' pipes (or terminal) itself: it writes the log file LOG in
-//! Docker's json-file format, rotates it, and listens on SOCKET for
-//! clients. LOG may be empty (no log). Paths are absolute and percent-encoded.
+//! process' pipes (or terminal) itself: it writes the log file LOG, rotates it, and listens on
+//! SOCKET for clients. LOG may be empty (no log). Paths are absolute. Texts are percent-encoded.
+//!
+//! | parameter | meaning |
+//! | --- | --- |
+//! | `driver` | form of the log: `json-file` (Docker's, when it is not said) or `local` ([`crate::local_log`]) |
+//! | `max-size`, `max-file` | bytes of a file, and how many are kept; 0 for the shim's default |
+//! | `max-age` | seconds after which a file is rotated; 0 is never |
+//! | `compress` | 1: rotated files are compressed with gzip and have `.gz` behind their names |
+//! | `attrs` | a JSON object that is stored with what is recorded |
+//! | `mode`, `max-buffer` | `non-blocking`: when so many bytes wait to be written, what follows is left out |
+//! | `attach`, `stdin` | the socket for clients, and whether they have an input to write to |
 //!
 //! Clients and shim exchange frames: one byte type, four bytes length (big
 //! endian), then the payload of at most 64 KiB.
@@ -60,10 +69,22 @@ pub fn parse_header(bytes: [u8; HEADER]) -> Result<(u8, usize)> {
 pub struct LogUri {
     /// Log file; empty for none.
     pub log: String,
+    /// Its form; empty for `json-file`.
+    pub driver: String,
     /// Rotate at this many bytes; 0 for the default of 10 MiB.
     pub max_size: u64,
     /// Keep this many files; 0 for the default of 3.
     pub max_files: u32,
+    /// Rotate after so many seconds; 0 is never, `None` the default of 7 days.
+    pub max_age: Option<u64>,
+    /// Compress rotated files.
+    pub compress: bool,
+    /// JSON object that is stored with what is recorded; empty for none.
+    pub attrs: String,
+    /// Leave out what a log that can't be written has no room for; else the process waits.
+    pub non_blocking: bool,
+    /// So many bytes have room while the log can't be written; 0 for the default of 1 MiB.
+    pub max_buffer: u64,
     /// Socket for clients; empty for none.
     pub attach: String,
     /// Keep standard input open for clients.
@@ -72,17 +93,31 @@ pub struct LogUri {
 
 /// The scheme.
 pub const SCHEME: &str = "gantry://";
+/// The parameter of a log that nobody waits for.
+const NON_BLOCKING: &str = "mode=non-blocking";
 
 impl LogUri {
     /// Writes the URI.
     pub fn format(&self) -> String {
         let mut out = format!("{SCHEME}{}?", encode(&self.log));
         out += &format!("max-size={}&max-file={}", self.max_size, self.max_files);
-        if !self.attach.is_empty() {
-            out += &format!("&attach={}", encode(&self.attach));
+        let texts = [("driver", &self.driver), ("attrs", &self.attrs), ("attach", &self.attach)];
+        for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            out += &format!("&{key}={}", encode(text));
         }
-        if self.stdin {
-            out += "&stdin=1";
+        if let Some(age) = self.max_age {
+            out += &format!("&max-age={age}");
+        }
+        if self.max_buffer > 0 {
+            out += &format!("&max-buffer={}", self.max_buffer);
+        }
+        let switches = [
+            ("compress=1", self.compress),
+            (NON_BLOCKING, self.non_blocking),
+            ("stdin=1", self.stdin),
+        ];
+        for (switch, _) in switches.into_iter().filter(|(_, on)| *on) {
+            out += &format!("&{switch}");
         }
         out
     }
@@ -106,7 +141,13 @@ impl LogUri {
                 "max-file" => {
                     uri.max_files = u32::try_from(number()?).map_err(|_| bad("too many files"))?
                 }
+                "max-age" => uri.max_age = Some(number()?),
+                "max-buffer" => uri.max_buffer = number()?,
+                "driver" => uri.driver = decode(value).ok_or_else(|| bad("bad driver"))?,
+                "attrs" => uri.attrs = decode(value).ok_or_else(|| bad("bad attributes"))?,
                 "attach" => uri.attach = decode(value).ok_or_else(|| bad("bad attach path"))?,
+                "compress" => uri.compress = value == "1",
+                "mode" => uri.non_blocking = value == "non-blocking",
                 "stdin" => uri.stdin = value == "1",
                 _ => return Err(bad("unknown parameter")),
             }
@@ -152,8 +193,21 @@ mod tests {
             max_files: 3,
             attach: "/run/x.sock".into(),
             stdin: true,
+            ..LogUri::default()
+        };
+        assert_eq!(LogUri::parse(&uri.format()).unwrap(), Some(uri.clone()));
+        let uri = LogUri {
+            driver: "local".into(),
+            max_age: Some(0),
+            compress: true,
+            attrs: r#"{"a b":"x&y=ä%41+\n"}"#.into(),
+            non_blocking: true,
+            max_buffer: 4096,
+            ..uri
         };
         assert_eq!(LogUri::parse(&uri.format()).unwrap(), Some(uri));
+        let plain = "gantry:///x?max-size=0&max-file=0";
+        assert_eq!(LogUri { log: "/x".into(), ..LogUri::default() }.format(), plain);
         assert_eq!(LogUri::parse("file:///x").unwrap(), None);
         assert!(LogUri::parse("gantry:///x?nope=1").is_err());
     }

@@ -94,8 +94,29 @@ pub struct DiffOptions {
     pub newest: Option<Timestamp>,
 }
 
-/// Makes layer archives (OCI image spec, layer.md) of what is different
-/// between two snapshots.
+/// How a path differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileChangeKind {
+    /// Its content or attributes are others, or something in it differs.
+    Modified,
+    /// It is new.
+    Added,
+    /// It is gone.
+    Deleted,
+}
+
+/// A path that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChange {
+    /// How.
+    pub kind: FileChangeKind,
+    /// Absolute path in the snapshot.
+    pub path: Vec<u8>,
+}
+
+/// Compares snapshots, as their mounts would show them, without mounting them: makes layer
+/// archives (OCI image spec, layer.md) of what is different between two, and tells of it.
+/// Containers may write to what is compared meanwhile.
 #[async_trait]
 pub trait Differ: Send + Sync {
     /// Writes the layer that turns `left` into `right` into the content store.
@@ -110,4 +131,22 @@ pub trait Differ: Send + Sync {
         right: &[Mount],
         options: DiffOptions,
     ) -> Result<Descriptor>;
+
+    /// What is different in `right`, in the order of its paths; directories above it are
+    /// modified. Paths in `hidden`, absolute ones, and all that is below them count as the same.
+    ///
+    /// # Errors
+    /// As [`Differ::diff`].
+    async fn changes(
+        &self,
+        left: &[Mount],
+        right: &[Mount],
+        hidden: &[&str],
+    ) -> Result<Vec<FileChange>>;
+
+    /// All files of a snapshot as an uncompressed archive. Its failure is the last item.
+    ///
+    /// # Errors
+    /// As [`Differ::diff`].
+    async fn archive(&self, mounts: &[Mount]) -> Result<BlobStream>;
 }

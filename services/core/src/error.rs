@@ -101,6 +101,8 @@ pub struct Error {
     message: String,
     /// Kind and name of an object.
     subject: Option<Box<(String, String)>>,
+    /// The name that was probably meant.
+    meant: Option<Box<str>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -115,7 +117,7 @@ macro_rules! constructors {
 impl Error {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), subject: None, source: None }
+        Self { kind, message: message.into(), subject: None, meant: None, source: None }
     }
 
     constructors! {
@@ -189,6 +191,19 @@ impl Error {
         self.subject.as_deref().map(|(object, name)| (object.as_str(), name.as_str()))
     }
 
+    /// Says for programs which name was probably meant. The message says it itself.
+    #[must_use]
+    pub fn meaning(mut self, name: impl Into<Box<str>>) -> Self {
+        self.meant = Some(name.into());
+        self
+    }
+
+    /// The name that was probably meant in place of one that does not exist, where that is
+    /// known.
+    pub fn meant(&self) -> Option<&str> {
+        self.meant.as_deref()
+    }
+
     /// The same error under another kind.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
@@ -213,7 +228,8 @@ impl Error {
 
     /// A copy for another waiter of the same failure: the source becomes text.
     pub fn duplicate(&self) -> Self {
-        Self { subject: self.subject.clone(), ..Self::new(self.kind, self.to_string()) }
+        let (subject, meant) = (self.subject.clone(), self.meant.clone());
+        Self { subject, meant, ..Self::new(self.kind, self.to_string()) }
     }
 }
 

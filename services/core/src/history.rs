@@ -149,6 +149,10 @@ pub trait History: Send + Sync {
     /// Events since then, and on with those that come, without a gap or a double; those
     /// up to a time only, at which the stream ends, if there is one.
     ///
+    /// Events of processes that see to a container's health ([`crate::tasks::PROBE`]) are not
+    /// kept: they come once, to those who read at that time, with the cursor of the event
+    /// before them.
+    ///
     /// # Errors
     /// `OutOfRange` when what follows the cursor is not kept any more.
     async fn read(&self, since: Since, until: Option<Timestamp>) -> Result<Records>;

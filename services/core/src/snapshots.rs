@@ -99,6 +99,16 @@ pub struct Usage {
     pub size: u64,
 }
 
+/// A snapshot with the space that it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotUsage {
+    /// The snapshot.
+    pub info: Info,
+    /// Of a committed one, what it takes without its parents. `None` for others, which have to
+    /// be measured.
+    pub usage: Option<Usage>,
+}
+
 /// Snapshots of one kind of storage.
 ///
 /// Vocabulary: a *key* names a view or an active snapshot, a *name* a
@@ -247,6 +257,26 @@ pub trait Snapshotter: Send + Sync {
     /// # Errors
     /// The store's.
     async fn list(&self, ctx: &Context, filters: &Filters) -> Result<Vec<Info>>;
+
+    /// All snapshots of the namespace, with what is known of their space. Nothing is measured.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn list_usage(&self, ctx: &Context) -> Result<Vec<SnapshotUsage>> {
+        let mut all = Vec::new();
+        for info in self.list(ctx, &Filters::all()).await? {
+            let usage = match info.kind {
+                // One that has gone since takes nothing.
+                Kind::Committed => match self.usage(ctx, &info.name).await {
+                    Err(err) if err.is_not_found() => continue,
+                    other => Some(other?),
+                },
+                Kind::View | Kind::Active => None,
+            };
+            all.push(SnapshotUsage { info, usage });
+        }
+        Ok(all)
+    }
 
     /// Waits until the files of removed snapshots are gone.
     ///

@@ -50,6 +50,10 @@ pub struct ExecProcess {
     pub spec: Any,
 }
 
+/// How the IDs of processes end that only see to a container's health, again and again: what
+/// happens to them is told, but not kept.
+pub const PROBE: &str = "-health";
+
 /// What a task or process does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
@@ -147,6 +151,13 @@ pub trait Tasks: Send + Sync {
     /// # Errors
     /// None in practice.
     async fn list(&self, ctx: &Context) -> Result<Vec<Process>>;
+
+    /// The first process of a task as it was last known: never asks a shim.
+    async fn last_known(&self, ctx: &Context, id: &str) -> Option<Process> {
+        let mut tasks = self.list(ctx).await.unwrap_or_default();
+        let at = tasks.iter().position(|task| task.container_id == id)?;
+        Some(tasks.swap_remove(at))
+    }
 
     /// Sends a signal; `all` to every process of the task.
     ///

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::listen::{self, Listen};
+
 /// Where the configuration lies unless `--config` says otherwise. It need not exist.
 pub(crate) const DEFAULT_PATH: &str = "/etc/gantry/config.toml";
 
@@ -21,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) state: PathBuf,
     /// The gRPC server.
     pub(crate) grpc: Grpc,
+    /// Where it listens as well.
+    pub(crate) listen: Vec<Listen>,
     /// Logging of the daemon itself.
     pub(crate) log: Log,
     /// Our own shim.
@@ -122,6 +126,11 @@ pub(crate) struct Containers {
     pub(crate) log_max_size: u64,
     /// Files that are kept of a container's log.
     pub(crate) log_max_files: u32,
+    /// Hours after which a container's log is rotated; never when 0.
+    pub(crate) log_max_age_hours: u64,
+    /// Where devices are described that containers may have (Container Device Interface): a
+    /// later directory counts more.
+    pub(crate) cdi_directories: Vec<PathBuf>,
 }
 
 /// Registries and pulls.
@@ -170,6 +179,7 @@ impl Default for Config {
             root: "/var/lib/gantry".into(),
             state: "/run/gantry".into(),
             grpc: Grpc::default(),
+            listen: Vec::new(),
             log: Log::default(),
             shim: Shim::default(),
             containers: Containers::default(),
@@ -200,6 +210,8 @@ impl Default for Containers {
             cgroup_parent: "/gantry".into(),
             log_max_size: 10 << 20,
             log_max_files: 3,
+            log_max_age_hours: 7 * 24,
+            cdi_directories: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
         }
     }
 }
@@ -231,20 +243,17 @@ impl Config {
         if let Some(path) = self.registry.config_path.as_ref().filter(|path| !path.is_absolute()) {
             bail!("registry.config_path {} must be an absolute path", path.display());
         }
-        let address = &self.grpc.address;
-        if !address.is_absolute() {
-            bail!("address {} must be an absolute path of a unix socket", address.display());
-        }
-        // sockaddr_un holds 108 bytes; `.ttrpc` and the final NUL have to fit.
-        if address.as_os_str().len() > 100 {
-            bail!("address {} is too long: 100 bytes at most", address.display());
-        }
+        listen::check_socket(&self.grpc.address)?;
+        listen::validate(&self.listen, [self.grpc.address.clone(), self.ttrpc_address()])?;
         if !["trace", "debug", "info", "warn", "error"].contains(&self.log.level.as_str()) {
             bail!("log level {:?} is none of trace, debug, info, warn, error", self.log.level);
         }
         let parent = &self.containers.cgroup_parent;
         if !parent.starts_with('/') || parent.split('/').any(|part| part == "..") {
             bail!("cgroup_parent {parent:?} must be an absolute path without `..`");
+        }
+        if let Some(path) = self.containers.cdi_directories.iter().find(|p| !p.is_absolute()) {
+            bail!("cdi_directories: {} must be an absolute path", path.display());
         }
         for (name, path) in &self.runtimes {
             if !path.is_absolute() {
@@ -328,6 +337,7 @@ mod tests {
         assert!(bad(|c| c.root = "x".into()).contains("absolute"));
         assert!(bad(|c| c.state = c.root.clone()).contains("differ"));
         assert!(bad(|c| c.grpc.address = "/a".repeat(60).into()).contains("too long"));
+        assert!(bad(|c| c.grpc.address = "tcp://0.0.0.0:1".into()).contains("[[listen]]"));
         assert!(bad(|c| c.log.level = "loud".into()).contains("loud"));
         assert!(bad(|c| c.containers.cgroup_parent = "/a/../b".into()).contains("cgroup_parent"));
         assert!(bad(|c| drop(c.runtimes.insert("a.b".into(), "c".into()))).contains("a.b"));

@@ -3,9 +3,11 @@
 #![deny(unsafe_code)]
 
 mod config;
+mod doors;
 #[cfg(feature = "failpoints")]
 mod faults;
 mod introspection;
+mod listen;
 mod memory;
 mod notify;
 mod serve;
@@ -20,7 +22,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use config::Config;
 
-/// Gantry's daemon: serves containerd's gRPC API and gantry.engine.v1 on a unix socket.
+/// Gantry's daemon: serves containerd's gRPC API and gantry.engine.v1 on a unix socket, and, when
+/// its configuration says so, on further ones and on TCP with certificates.
 ///
 /// Containers outlive it: it may be stopped, killed and replaced while they run.
 #[derive(Parser)]

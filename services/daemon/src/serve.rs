@@ -25,18 +25,22 @@ use gantry_ttrpc::containerd::services::events::ttrpc::v1 as shim_events;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::Environment;
 use crate::config::Config;
+use crate::doors::{Doors, Incoming};
 use crate::introspection::Introspection;
 use crate::notify::Notify;
+use crate::socket::{self, Owner};
 use crate::wiring::{self, Services};
-use crate::{Environment, socket};
 
 /// How long clients get to finish their calls once the daemon is to stop.
 const GRACE: Duration = Duration::from_secs(2);
+/// A client on another machine that says nothing for so long is asked, and given up when it says
+/// nothing for so long again.
+const SILENCE: Duration = Duration::from_secs(20);
 /// Bytes that a peer may send on one stream before it waits for us.
 const STREAM_WINDOW: u32 = 2 << 20;
 /// The same for all streams of a connection.
@@ -48,9 +52,10 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
     let mut stop = Stop::new()?;
     let services = wiring::open(&config, &environment).await?;
     // Shims that waited for a daemon speak as soon as this listens.
-    let events = socket::bind(&config.ttrpc_address(), None, None)?;
+    let events = socket::bind(&config.ttrpc_address(), Owner::default())?;
     let (stopping, stopped) = watch::channel(false);
     let forwarding = tokio::spawn(take_events(events, forwarder(&services), stopped.clone()));
+    services.volumes.recover().await.context("recover volumes")?;
     services.tasks.recover().await.context("recover tasks")?;
     services.engine.recover().await.context("recover containers")?;
     let collecting = {
@@ -59,18 +64,12 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
     };
 
     let address = &config.grpc.address;
-    let listener = socket::bind(address, config.grpc.uid, config.grpc.gid)?;
+    let doors = Doors::open(&config).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let routes = routes(&config, &services)?.add_service(health_service);
     services.journal.open_to_clients();
-    let serving = Server::builder()
-        .layer(RequestLayer)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended(stopped));
-    let mut serving = tokio::spawn(serving);
+    let mut serving = tokio::spawn(serve(routes, doors.local, doors.remote, stopped));
     tracing::info!(address = %address.display(), root = %config.root.display(), "serving");
     notify.send("READY=1");
 
@@ -93,10 +92,42 @@ pub(crate) async fn run(config: Config, environment: Environment) -> Result<()> 
     let _ = tokio::time::timeout(GRACE, services.history.cursor()).await;
     // One that has removed records lets their files go.
     let _ = tokio::time::timeout(GRACE, collecting).await;
-    for path in [address, &config.ttrpc_address()] {
+    for path in doors.sockets.iter().chain([&config.ttrpc_address()]) {
         let _ = faults::around("remove a socket", || std::fs::remove_file(path));
     }
     Ok(())
+}
+
+/// Serves clients on this machine, and those on others, who are asked for a sign of life when
+/// they are silent: a cable that was cut says nothing.
+async fn serve(
+    routes: Routes,
+    local: Incoming,
+    remote: Option<Incoming>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let server = || {
+        Server::builder()
+            .layer(RequestLayer)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+    };
+    let far = remote.map(|incoming| {
+        server()
+            .http2_keepalive_interval(Some(SILENCE))
+            .http2_keepalive_timeout(Some(SILENCE))
+            .add_routes(routes.clone())
+            .serve_with_incoming_shutdown(incoming, ended(stopped.clone()))
+    });
+    let near =
+        server().add_routes(routes).serve_with_incoming_shutdown(local, ended(stopped.clone()));
+    let far = async {
+        match far {
+            Some(far) => far.await,
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(near, far).map(|((), ())| ())
 }
 
 /// All services but health, each with room for large messages.
@@ -206,6 +237,10 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
         .add_service(server!(
             engine::system_server::SystemServer<_>,
             gantry_engine::grpc::System::new(Arc::clone(&s.engine))
+        ))
+        .add_service(server!(
+            engine::volumes_server::VolumesServer<_>,
+            gantry_engine::grpc::Volumes::new(Arc::clone(&s.engine))
         ))
         .add_service(reflection().build_v1().context("gRPC reflection")?)
         .add_service(reflection().build_v1alpha().context("gRPC reflection")?))

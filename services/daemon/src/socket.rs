@@ -11,11 +11,26 @@ use gantry_core::faults;
 use nix::unistd::{Gid, Uid, chown};
 use tokio::net::UnixListener;
 
-/// Members of the socket's group may use it, nobody else.
-const MODE: u32 = 0o660;
+use crate::listen::MODE;
+
+/// Whose a socket is, and who may use it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    /// Its permissions.
+    pub(crate) mode: u32,
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self { uid: None, gid: None, mode: MODE }
+    }
+}
 
 /// Binds a listener at `path`. What a dead daemon left there is replaced.
-pub(crate) fn bind(path: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<UnixListener> {
+pub(crate) fn bind(path: &Path, owner: Owner) -> Result<UnixListener> {
+    let Owner { uid, gid, mode } = owner;
     let dir = path.parent().context("the socket's path has no directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     match UnixStream::connect(path) {
@@ -32,7 +47,7 @@ pub(crate) fn bind(path: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<Un
     let listener =
         StdListener::bind(temporary).with_context(|| format!("bind {}", temporary.display()))?;
     let place = || -> Result<()> {
-        std::fs::set_permissions(temporary, std::fs::Permissions::from_mode(MODE))?;
+        std::fs::set_permissions(temporary, std::fs::Permissions::from_mode(mode))?;
         if uid.is_some() || gid.is_some() {
             chown(temporary, uid.map(Uid::from_raw), gid.map(Gid::from_raw))?;
         }
@@ -56,12 +71,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         drop(StdListener::bind(&path).unwrap());
-        let listener = bind(&path, None, None).unwrap();
+        let listener = bind(&path, Owner::default()).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
-        let err = bind(&path, None, None).unwrap_err();
+        let err = bind(&path, Owner::default()).unwrap_err();
         assert!(err.to_string().contains("another process"), "{err}");
         drop(listener);
-        bind(&path, None, None).unwrap();
+        let owner = Owner { mode: 0o600, ..Owner::default() };
+        let _listener = bind(&path, owner).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

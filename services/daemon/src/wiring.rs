@@ -17,6 +17,7 @@ use gantry_core::mounts::MountManager;
 use gantry_core::namespaces::Namespaces;
 use gantry_core::sandboxes::Sandboxes;
 use gantry_core::snapshots::Snapshotters;
+use gantry_core::volumes::Volumes;
 use gantry_core::{Applier, Differ, Kind, faults};
 use gantry_diff::{LayerApplier, LayerDiffer};
 use gantry_engine::{Engine, EngineConfig, EngineParts};
@@ -27,6 +28,7 @@ use gantry_metadata::{
     NamespaceService, RocksDatabase, SandboxService,
 };
 use gantry_tasks::{TaskConfig, TaskManager};
+use gantry_volumes::LocalVolumes;
 
 use crate::Environment;
 use crate::config::Config;
@@ -53,6 +55,7 @@ pub(crate) struct Services {
     pub(crate) collector: Arc<GarbageCollector>,
     pub(crate) snapshotters: Snapshotters,
     pub(crate) mounts: Arc<dyn MountManager>,
+    pub(crate) volumes: Arc<dyn Volumes>,
     pub(crate) streams: Streams,
     pub(crate) transfer: Arc<Transfer>,
     pub(crate) applier: Arc<dyn Applier>,
@@ -63,7 +66,7 @@ pub(crate) struct Services {
     _state: StateDirectory,
 }
 
-/// Opens the metadata store. On a full disk what snapshotters had not yet deleted
+/// Opens the metadata store. On a full disk what was removed and not yet deleted
 /// goes first.
 fn open_records(root: &Path) -> gantry_core::Result<RocksDatabase> {
     let path = root.join("metadata");
@@ -71,6 +74,7 @@ fn open_records(root: &Path) -> gantry_core::Result<RocksDatabase> {
         Err(err) if err.kind() == Kind::ResourceExhausted => {
             tracing::warn!(error = %err, "empty the trash, then try again");
             gantry_snapshots::empty_trash(root)?;
+            gantry_volumes::empty_trash(root)?;
             RocksDatabase::open(path)
         }
         opened => opened,
@@ -104,6 +108,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     let mounts =
         gantry_mounts::Options { root: config.state.join("mounts"), db: Arc::clone(&database) };
     let mounts: Arc<dyn MountManager> = Arc::new(gantry_mounts::Manager::open(mounts).await?);
+    let volumes: Arc<dyn Volumes> =
+        Arc::new(LocalVolumes::open(&config.root, Arc::clone(&database))?);
     let collector = Arc::new(GarbageCollector::new(
         guarded,
         Arc::clone(&content),
@@ -135,8 +141,10 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     let transfer = Arc::new(transfer);
     let puller: Arc<dyn Puller> = puller;
 
+    let task_config = task_config(config)?;
+    let shim_path = task_config.shim_path.clone();
     let tasks = TaskManager::new(
-        task_config(config)?,
+        task_config,
         Arc::clone(&containers),
         Arc::clone(&sandboxes),
         Arc::clone(&events),
@@ -149,6 +157,12 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
             cgroup_parent: config.containers.cgroup_parent.clone(),
             log_max_size: config.containers.log_max_size,
             log_max_files: config.containers.log_max_files,
+            log_max_age: Some(config.containers.log_max_age_hours.saturating_mul(3600)),
+            runtimes: runtimes(config),
+            id: uuid.clone(),
+            shim_path,
+            cdi_directories: config.containers.cdi_directories.clone(),
+            scope_labels: crate::listen::labels(&config.listen),
             version: VERSION.into(),
             revision: option_env!("GANTRY_REVISION").unwrap_or_default().into(),
             ..EngineConfig::default()
@@ -159,6 +173,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         puller,
         content: Arc::clone(&content),
         snapshotters: snapshotters.clone(),
+        volumes: Arc::clone(&volumes),
+        differ: Arc::clone(&differ),
         tasks: Arc::clone(&tasks) as _,
         events: Arc::clone(&events),
         history: Arc::clone(&history),
@@ -177,6 +193,7 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         collector,
         snapshotters,
         mounts,
+        volumes,
         streams,
         transfer,
         applier,
@@ -238,6 +255,15 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
     ];
     parts.extend(services.map(|name| Part::new("io.containerd.grpc.v1", name)));
     parts
+}
+
+/// Names that clients may give a runtime, but for that of new containers.
+fn runtimes(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = config.runtimes.keys().cloned().collect();
+    names.push("io.containerd.runc.v2".to_owned());
+    names.sort();
+    names.dedup();
+    names
 }
 
 async fn snapshotters(

@@ -4,18 +4,27 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 
+use gantry_archive::bad::show;
+use gantry_archive::names::{MAX_PATH, join};
 use gantry_core::{Error, Result};
 use rustix::fs::FileType;
 
-use crate::bad::show;
 use crate::merged::{Directory, Entry};
-use crate::names::{MAX_PATH, join};
 
 /// Bytes of two files that are compared at once.
 const PIECE: usize = 64 << 10;
 /// Directories inside each other that are followed: each holds descriptors. No snapshot
 /// with more can be committed either.
 const MAX_DEPTH: usize = 400;
+
+/// How something is different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// It was not there.
+    Added,
+    /// It was otherwise, or has something different in it.
+    Modified,
+}
 
 /// Takes what is different: directories before what is in them, and every
 /// directory above something different.
@@ -25,7 +34,13 @@ pub(crate) trait Changes {
     ///
     /// # Errors
     /// They end the comparison.
-    fn made(&mut self, path: &[u8], dir: &Directory, entry: &Entry) -> Result<()>;
+    fn made(&mut self, path: &[u8], how: How, dir: &Directory, entry: &Entry) -> Result<()>;
+
+    /// Whether nobody wants to know of a path, and of what is below it.
+    fn skips(&self, path: &[u8]) -> bool {
+        let _ = path;
+        false
+    }
 
     /// Something is no longer there.
     ///
@@ -55,8 +70,8 @@ struct Above<'a> {
     path: &'a [u8],
     /// Directories above it.
     depth: usize,
-    /// Where it lies, and itself there.
-    place: Option<(&'a Directory, &'a Entry)>,
+    /// How it is different, where it lies, and itself there.
+    place: Option<(How, &'a Directory, &'a Entry)>,
     told: Cell<bool>,
 }
 
@@ -69,7 +84,7 @@ impl Walk<'_> {
             self.tell(higher)?;
         }
         match above.place {
-            Some((dir, entry)) => self.to.made(above.path, dir, entry),
+            Some((how, dir, entry)) => self.to.made(above.path, how, dir, entry),
             None => Ok(()),
         }
     }
@@ -89,12 +104,20 @@ impl Walk<'_> {
         }
         let (before, after) = (left.entries(above.path)?, right.entries(above.path)?);
         for name in before.keys().filter(|name| !after.contains_key(*name)) {
+            let path = join(above.path, name);
+            if self.to.skips(&path) {
+                continue;
+            }
             self.tell(above)?;
-            self.to.deleted(&join(above.path, name))?;
+            self.to.deleted(&path)?;
         }
         for (name, entry) in &after {
             let path = join(above.path, name);
+            if self.to.skips(&path) {
+                continue;
+            }
             let former = before.get(name);
+            let how = if former.is_some() { How::Modified } else { How::Added };
             let same = match former {
                 Some(former) => same(&path, (left, former), (right, entry))?,
                 None => false,
@@ -102,7 +125,7 @@ impl Walk<'_> {
             if entry.kind() != FileType::Directory {
                 if !same {
                     self.tell(above)?;
-                    self.to.made(&path, right, entry)?;
+                    self.to.made(&path, how, right, entry)?;
                 }
                 continue;
             }
@@ -114,7 +137,7 @@ impl Walk<'_> {
             if same && outer.is(&inner) {
                 continue;
             }
-            let place = Some((right, entry));
+            let place = Some((how, right, entry));
             let (depth, told) = (above.depth + 1, Cell::new(false));
             let here = Above { above: Some(above), path: &path, depth, place, told };
             if !same {

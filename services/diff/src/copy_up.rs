@@ -4,6 +4,10 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use gantry_archive::attributes::{is_overlay, set_named, set_open, through};
+use gantry_archive::bad;
+use gantry_archive::numbers::Time;
+use gantry_archive::reader::{Meta, Xattrs};
 use gantry_core::{Error, Result};
 use rustix::fs::{
     FileType, Mode, OFlags, Stat, copy_file_range, ioctl_ficlone, lgetxattr, llistxattr, mknodat,
@@ -11,11 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::archive::{Meta, Xattrs};
-use crate::attributes::{is_overlay, set_named, set_open, through};
-use crate::bad;
 use crate::lower::is_metacopy;
-use crate::numbers::Time;
 use crate::tree::Dir;
 
 /// What files of all kinds have, of a file that exists.

@@ -5,21 +5,20 @@ use std::sync::Arc;
 use std::thread;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use flate2::write::GzEncoder;
-use gantry_core::content::{ContentStore, Writer};
+use gantry_archive::stream::{Output, produce};
+use gantry_core::content::{BlobStream, ContentStore, Writer};
+use gantry_core::db::blocking;
 use gantry_core::{
-    Algorithm, Context, Descriptor, DiffOptions, Differ, Digest, Error, Hasher, LabelMask, Labels,
-    Mount, Result, labels, media_type,
+    Algorithm, Context, Descriptor, DiffOptions, Differ, Digest, Error, FileChange, FileChangeKind,
+    Hasher, LabelMask, Labels, Mount, Result, labels, media_type,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::compare::compare;
+use crate::compare::{Changes, How, compare};
 use crate::layer::LayerWriter;
-use crate::merged::Directory;
+use crate::merged::{Directory, Entry};
 
-/// Bytes that are gathered before they are handed on.
-const PIECE: usize = 256 << 10;
 /// Pieces that wait for the store.
 const QUEUE: usize = 4;
 /// As the `zstd` program.
@@ -104,6 +103,66 @@ impl Differ for LayerDiffer {
             urls: Vec::new(),
         })
     }
+
+    async fn changes(
+        &self,
+        left: &[Mount],
+        right: &[Mount],
+        hidden: &[&str],
+    ) -> Result<Vec<FileChange>> {
+        let (left, right) = (Directory::of_mounts(left)?, Directory::of_mounts(right)?);
+        let hidden: Vec<Vec<u8>> =
+            hidden.iter().map(|path| path.trim_matches('/').into()).collect();
+        blocking(move || {
+            let mut list = List { hidden, changes: Vec::new() };
+            compare(&left, &right, &mut list)?;
+            list.changes.sort_by(|a, b| a.path.cmp(&b.path));
+            Ok(list.changes)
+        })
+        .await
+    }
+
+    async fn archive(&self, mounts: &[Mount]) -> Result<BlobStream> {
+        let whole = Directory::of_mounts(mounts)?;
+        produce("snapshot-archive", move |output| {
+            let mut layer = LayerWriter::new(output, None);
+            compare(&Directory::none(), &whole, &mut layer)?;
+            layer.finish()?;
+            Ok(())
+        })
+    }
+}
+
+/// Lists what is different.
+struct List {
+    /// Paths that nobody wants to know of.
+    hidden: Vec<Vec<u8>>,
+    changes: Vec<FileChange>,
+}
+
+impl List {
+    fn add(&mut self, kind: FileChangeKind, path: &[u8]) -> Result<()> {
+        self.changes.push(FileChange { kind, path: [b"/".as_slice(), path].concat() });
+        Ok(())
+    }
+}
+
+impl Changes for List {
+    fn made(&mut self, path: &[u8], how: How, _: &Directory, _: &Entry) -> Result<()> {
+        let kind = match how {
+            How::Added => FileChangeKind::Added,
+            How::Modified => FileChangeKind::Modified,
+        };
+        self.add(kind, path)
+    }
+
+    fn deleted(&mut self, path: &[u8]) -> Result<()> {
+        self.add(FileChangeKind::Deleted, path)
+    }
+
+    fn skips(&self, path: &[u8]) -> bool {
+        self.hidden.iter().any(|hidden| hidden == path)
+    }
 }
 
 impl LayerDiffer {
@@ -120,7 +179,7 @@ impl LayerDiffer {
         let (pieces, mut arriving) = mpsc::channel(QUEUE);
         let (done, result) = oneshot::channel();
         let work = move || {
-            let out = Output { pieces, gathered: Vec::with_capacity(PIECE) };
+            let out = Output::new(pieces);
             // Nobody waits any more when the call was given up.
             let _ = done.send(write_layer(&left, &right, compression, newest, out));
         };
@@ -220,30 +279,5 @@ impl Write for Hashed {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Hands bytes on in pieces, and waits while the store has enough of them.
-struct Output {
-    pieces: mpsc::Sender<Bytes>,
-    gathered: Vec<u8>,
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= PIECE {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let piece = std::mem::replace(&mut self.gathered, Vec::with_capacity(PIECE));
-        if piece.is_empty() {
-            return Ok(());
-        }
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody wants the layer any more");
-        self.pieces.blocking_send(piece.into()).map_err(gone)
     }
 }

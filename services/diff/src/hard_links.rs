@@ -1,13 +1,13 @@
 //! Further names of files.
 
+use gantry_archive::bad;
+use gantry_archive::names::{c_name, join, parts};
 use gantry_core::{NeedsParent, Result};
 use rustix::fs::{AtFlags, FileType, linkat, statat};
 use rustix::io::Errno;
 
-use crate::bad;
 use crate::copy_up::{Origin, copy_up};
 use crate::lower::is_whiteout;
-use crate::names::{c_name, join, parts};
 use crate::tree::Missing;
 use crate::unpack::{Place, Unpacker};
 

@@ -7,26 +7,17 @@
 //! directory by directory beneath the root of the snapshot, links are
 //! followed as if that root were `/`, and numbers, names and sizes are
 //! bounded before they are used.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
-mod archive;
-mod attributes;
-mod bad;
 mod compare;
 mod copy_up;
 mod differ;
 pub mod grpc;
 mod hard_links;
-mod inflate;
-mod input;
 mod layer;
 mod lower;
 mod merged;
-mod names;
-mod numbers;
-mod pax;
 mod pipeline;
-mod sparse;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -39,26 +30,8 @@ use gantry_core::content::BlobStream;
 use gantry_core::{Applied, Applier, Mount, Result};
 
 pub use differ::LayerDiffer;
+pub use gantry_archive::Limits;
 use target::Target;
-
-/// What an archive may ask for at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of the uncompressed archive.
-    pub max_size: u64,
-    /// Entries.
-    pub max_entries: u64,
-    /// Bytes of memory for what is remembered until the end of the layer: paths, and the
-    /// attributes of directories.
-    pub max_kept: usize,
-}
-
-/// Far more than any image has, and few enough to end.
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_size: 256 << 30, max_entries: 20_000_000, max_kept: 128 << 20 }
-    }
-}
 
 /// Applies layers to overlay and bind mounts without mounting them: it
 /// writes into the directories that would be mounted.

@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use gantry_archive::attributes::through;
+use gantry_archive::bad;
+use gantry_archive::names::{c_name, join};
 use gantry_core::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io::Errno;
-
-use crate::attributes::through;
-use crate::bad;
-use crate::names::{c_name, join};
 
 /// Opens a directory as a starting point for names, without following a link.
 pub(crate) const AT: OFlags =

@@ -5,14 +5,15 @@ use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use gantry_archive::attributes::{is_overlay, through};
+use gantry_archive::bad::show;
+use gantry_archive::walk::Node;
 use gantry_core::{Error, Mount, Result};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, lgetxattr, llistxattr, openat, statat,
 };
 use rustix::io::Errno;
 
-use crate::attributes::{is_overlay, through};
-use crate::bad::show;
 use crate::lower::{AT, is_metacopy, is_opaque, is_whiteout};
 use crate::target::{layers_of, overlay_option};
 
@@ -172,9 +173,9 @@ impl Directory {
 
     /// Opens a regular file in it for reading.
     pub(crate) fn open(&self, path: &[u8], entry: &Entry) -> Result<OwnedFd> {
-        // It may have become a FIFO, which must not keep us waiting.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(&self.layers[entry.layer].fd, &entry.name, flags, Mode::empty())
+        // It may have become a FIFO or a device, which must not be opened.
+        let file = Node::at(&self.layers[entry.layer].fd, &entry.name)
+            .and_then(|node| node.open())
             .map_err(|err| failed("open", path, err))?;
         if is_metacopy(&file, self.opaque) {
             return Err(Error::failed_precondition(format!(

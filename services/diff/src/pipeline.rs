@@ -5,17 +5,14 @@ use std::thread;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use gantry_archive::inflate::{Feed, inflate};
+use gantry_archive::input::Input;
+use gantry_archive::reader::Archive;
+use gantry_archive::{Limits, own_umask};
 use gantry_core::content::BlobStream;
 use gantry_core::{Algorithm, Applied, Digest, Error, Hasher, Result};
-use rustix::fs::Mode;
-use rustix::process::umask;
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Limits;
-use crate::archive::Archive;
-use crate::inflate::{Feed, inflate};
-use crate::input::Input;
 use crate::target::Target;
 use crate::unpack::Unpacker;
 
@@ -105,25 +102,11 @@ fn hash(pieces: &Receiver<Bytes>) -> (Digest, u64) {
 
 fn make_files(pieces: Receiver<Result<Bytes>>, target: Target, limits: Limits) -> Result<()> {
     own_umask()?;
-    let mut archive = Archive::new(Input::new(pieces), limits);
+    let mut archive = Archive::new(Input::new(move || pieces.recv().ok()), limits);
     let mut unpacker = Unpacker::open(target, limits)?;
-    while let Some(entry) = archive.next()? {
+    while let Some(entry) = archive.next_entry()? {
         unpacker.apply(&entry, &mut archive.input)?;
     }
     unpacker.finish()?;
     archive.input.drain()
-}
-
-/// Lets this thread make files with exactly the modes it asks for, which
-/// saves a system call per file, without touching the process' own mask.
-#[allow(unsafe_code)]
-fn own_umask() -> Result<()> {
-    // SAFETY: only the file system context (umask, root and working
-    // directory) stops being shared; descriptors, which the function warns
-    // of, stay shared. The thread is this module's own and ends with the
-    // layer, so nobody else finds the context changed.
-    unsafe { unshare_unsafe(UnshareFlags::FS) }
-        .map_err(|err| Error::io("give a thread its own umask", err.into()))?;
-    umask(Mode::empty());
-    Ok(())
 }

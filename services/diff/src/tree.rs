@@ -6,6 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
+use gantry_archive::attributes::{set_open, through};
+use gantry_archive::bad;
+use gantry_archive::names::{MAX_PATH, above, c_name, is_within, join};
+use gantry_archive::reader::Meta;
 use gantry_core::{Error, NeedsParent, Result};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, XattrFlags, fstat, lsetxattr, mkdirat,
@@ -13,12 +17,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::archive::Meta;
-use crate::attributes::{set_open, through};
-use crate::bad;
 use crate::copy_up::meta_of;
 use crate::lower::{AT, Found, Lower, is_opaque, is_whiteout};
-use crate::names::{MAX_PATH, above, c_name, is_within, join};
 use crate::target::{Style, Target};
 
 /// Links that are followed for one path, as in the kernel.

@@ -1,25 +1,23 @@
 //! Makes what an archive's entries say.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use gantry_archive::attributes::{SPECIAL, set_named, set_open};
+use gantry_archive::bad;
+use gantry_archive::data::write_data;
+use gantry_archive::input::Input;
+use gantry_archive::names::{MAX_PATH, c_name, join, parts};
+use gantry_archive::reader::{Entry, Kind, Meta};
 use gantry_core::Result;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ftruncate, makedev, mkdirat, mknodat, openat, statat,
-    symlinkat,
+    AtFlags, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, statat, symlinkat,
 };
-use rustix::io::{Errno, pwrite, write};
+use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use crate::Limits;
-use crate::archive::{Entry, Kind, Meta};
-use crate::attributes::{SPECIAL, set_named, set_open};
-use crate::bad;
-use crate::input::Input;
-use crate::names::{MAX_PATH, c_name, join, parts};
-use crate::sparse::Sparse;
 use crate::target::Target;
 use crate::tree::{Dir, Missing, Tree};
 use crate::whiteouts::Marker;
@@ -122,10 +120,7 @@ impl Unpacker {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = self
             .replace(place, "make the file", || openat(&place.dir.fd, place.name, flags, mode))?;
-        match &entry.sparse {
-            Some(sparse) => write_parts(&fd, entry, sparse, input)?,
-            None => write_all(&fd, entry, input)?,
-        }
+        write_data(&fd, entry, input)?;
         set_open(
             fd.as_fd(),
             &entry.path,
@@ -191,45 +186,5 @@ impl Unpacker {
         let (meta, path) = (&place.entry.meta, &place.entry.path);
         let owner = self.is_foreign(&place.dir, meta);
         set_named(place.dir.fd.as_fd(), place.name, path, meta, owner)
-    }
-}
-
-fn write_all(fd: &OwnedFd, entry: &Entry, input: &mut Input) -> Result<()> {
-    let mut left = entry.stored;
-    while left > 0 {
-        let mut piece = input.take(left)?;
-        left -= piece.len() as u64;
-        while !piece.is_empty() {
-            let written = retry(|| write(fd, &piece));
-            let written = written.map_err(|err| bad::system("write it", &entry.path, err))?;
-            bytes::Buf::advance(&mut piece, written);
-        }
-    }
-    Ok(())
-}
-
-fn write_parts(fd: &OwnedFd, entry: &Entry, sparse: &Sparse, input: &mut Input) -> Result<()> {
-    let failed = |err| bad::system("write it", &entry.path, err);
-    for &(offset, len) in &sparse.parts {
-        let mut at = offset;
-        let end = offset + len;
-        while at < end {
-            let mut piece: Bytes = input.take(end - at)?;
-            while !piece.is_empty() {
-                let written = retry(|| pwrite(fd, &piece, at)).map_err(failed)?;
-                bytes::Buf::advance(&mut piece, written);
-                at += written as u64;
-            }
-        }
-    }
-    ftruncate(fd, sparse.real_size).map_err(failed)
-}
-
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
     }
 }

@@ -4,13 +4,13 @@
 use std::ffi::CString;
 use std::os::fd::AsFd;
 
+use gantry_archive::bad;
+use gantry_archive::names::{c_name, join};
 use gantry_core::{NeedsParent, Result};
 use rustix::fs::{AtFlags, Dir as Entries, FileType, Mode, OFlags, mknodat, openat, statat};
 use rustix::io::Errno;
 
-use crate::bad;
 use crate::lower::is_whiteout;
-use crate::names::{c_name, join};
 use crate::tree::{Dir, Missing};
 use crate::unpack::Unpacker;
 

@@ -15,7 +15,7 @@ use gantry_grpc::{any, convert};
 use crate::grpc::convert::container as show;
 use crate::live::Live;
 use crate::model::Meta;
-use crate::{Engine, Summary};
+use crate::{Engine, Summary, scope};
 
 /// What the topics begin with.
 pub(crate) const TOPICS: &str = "/gantry/containers/";
@@ -50,6 +50,8 @@ fn word(action: Action) -> &'static str {
         Action::Oom => "oom",
         Action::Updated => "updated",
         Action::Removed => "removed",
+        Action::Healthy => "healthy",
+        Action::Unhealthy => "unhealthy",
     }
 }
 
@@ -122,11 +124,12 @@ impl Engine {
     pub async fn changes(&self, ctx: &Context, cursor: Option<Cursor>) -> Result<Changes> {
         let since = cursor.map_or(Since::Now, Since::Cursor);
         let records = self.parts.history.read(since, None).await?;
-        let namespace = ctx.namespace.clone();
+        let ctx = ctx.clone();
         let changes = records.filter_map(move |record| {
             ready(match record {
-                Ok(record) if record.envelope.namespace == namespace.as_str() => {
-                    change(&record).map(Ok)
+                Ok(record) if record.envelope.namespace == ctx.namespace.as_str() => {
+                    let seen = |change: &Change| scope::sees(&ctx, &change.container.labels);
+                    change(&record).filter(seen).map(Ok)
                 }
                 Ok(_) => None,
                 Err(err) => Some(Err(err)),

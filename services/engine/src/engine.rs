@@ -7,16 +7,23 @@ use gantry_core::db::Database;
 use gantry_core::events::Events;
 use gantry_core::history::History;
 use gantry_core::images::{Images, Puller};
+use gantry_core::locks::KeyLocks;
 use gantry_core::snapshots::Snapshotters;
 use gantry_core::tasks::Tasks;
-use gantry_core::{Context, Result};
+use gantry_core::volumes::Volumes;
+use gantry_core::{Context, Differ, Namespace, Result};
 
 use crate::files::{ContainerFiles, make_socket_directory};
-use crate::idempotency::KeyLocks;
+use crate::health;
+use crate::host::Host;
+use crate::idempotency::Keys;
 use crate::images::Cache;
 use crate::live::LiveTable;
+use crate::restart::Waiting;
 use crate::spec::SpecBuilder;
+use crate::stats::Sampler;
 use crate::store::Store;
+use crate::usage::Writable;
 
 /// What an [`Engine`] needs to know. Paths are absolute.
 #[derive(Clone, Debug, Default)]
@@ -29,11 +36,26 @@ pub struct EngineConfig {
     pub cgroup_parent: String,
     /// Runtime of new containers; Gantry's own when empty.
     pub runtime: String,
+    /// Names of runtimes that there are beside it.
+    pub runtimes: Vec<String>,
     /// Recorded output is rotated at this many bytes, unless a container says
     /// otherwise; 0 for the shim's default.
     pub log_max_size: u64,
     /// So many files of it are kept; 0 for the shim's default.
     pub log_max_files: u32,
+    /// It is rotated after so many seconds, unless a container says otherwise: never when 0, after
+    /// the shim's default when `None`.
+    pub log_max_age: Option<u64>,
+    /// Our own shim, which containers may have as their first process.
+    pub shim_path: PathBuf,
+    /// Where devices are described that containers may have, the later the more they count; the
+    /// usual directories of the Container Device Interface when empty.
+    pub cdi_directories: Vec<PathBuf>,
+    /// Keys of the labels by which clients are limited to some containers. Labels of images don't
+    /// count for that.
+    pub scope_labels: Vec<String>,
+    /// Names this installation.
+    pub id: String,
     /// Release of the daemon.
     pub version: String,
     /// Commit that the daemon was built from; may be empty.
@@ -57,6 +79,10 @@ pub struct EngineParts {
     pub content: Arc<dyn ContentStore>,
     /// File systems.
     pub snapshotters: Snapshotters,
+    /// Volumes.
+    pub volumes: Arc<dyn Volumes>,
+    /// Compares file systems.
+    pub differ: Arc<dyn Differ>,
     /// What runs.
     pub tasks: Arc<dyn Tasks>,
     /// What happens.
@@ -79,8 +105,15 @@ pub struct Engine {
     pub(crate) store: Store,
     pub(crate) live: Arc<LiveTable>,
     pub(crate) specs: SpecBuilder,
+    pub(crate) host: Host,
     pub(crate) cache: Cache,
-    pub(crate) keys: KeyLocks,
+    pub(crate) keys: Keys,
+    pub(crate) waiting: Waiting,
+    pub(crate) health: health::Records,
+    /// Of volumes, while a container that has one is made or one is removed.
+    pub(crate) volume_locks: KeyLocks<(Namespace, String)>,
+    pub(crate) sampler: Sampler,
+    pub(crate) writable: Arc<Writable>,
 }
 
 impl Engine {
@@ -104,8 +137,24 @@ impl Engine {
         };
         make_socket_directory(&parts.config.state)?;
         let cache = Cache::default();
-        let specs = SpecBuilder::new(&parts.config.cgroup_parent)?;
-        Ok(Arc::new(Self { parts, store, live, specs, cache, keys: KeyLocks::default() }))
+        let host = Host::new(&parts.config.cdi_directories);
+        let (parent, init) = (&parts.config.cgroup_parent, &parts.config.shim_path);
+        let specs = SpecBuilder::new(parent, init, &host)?;
+        let sampler = Sampler::new(Arc::clone(&parts.tasks));
+        Ok(Arc::new(Self {
+            parts,
+            store,
+            live,
+            specs,
+            host,
+            cache,
+            keys: Keys::default(),
+            waiting: Waiting::default(),
+            health: health::Records::default(),
+            volume_locks: KeyLocks::default(),
+            sampler,
+            writable: Arc::default(),
+        }))
     }
 
     /// A container's own files.

@@ -6,17 +6,19 @@ use gantry_core::attach::LogUri;
 use gantry_core::containers::Container;
 use gantry_core::db::blocking;
 use gantry_core::tasks::{ExecProcess, Stdio};
-use gantry_core::{Any, Context, Error, Result, faults};
+use gantry_core::{Any, Context, Error, Kind, Result, faults};
 use serde_json::{Value, json};
 
 use crate::Engine;
 use crate::attach::Attached;
+use crate::execs::Noted;
 use crate::files::attach_socket;
 use crate::make::merge;
 use crate::model::Phase;
 use crate::names;
 use crate::options::{ExecRequest, Session, SessionOutput};
 use crate::run::NotRun;
+use crate::scope;
 use crate::session::{self, Ended, Target};
 use crate::spec;
 
@@ -34,6 +36,7 @@ impl Engine {
         request: ExecRequest,
         mut session: Session,
     ) -> Result<()> {
+        scope::admit_exec(ctx, &request)?;
         let found = self.find(ctx, &request.container).await?;
         let id = found.container.id.clone();
         match found.state.phase {
@@ -45,21 +48,41 @@ impl Engine {
                 ))
                 .about("container", id));
             }
+            Phase::Restarting => {
+                return Err(Error::failed_precondition(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    request.container
+                ))
+                .about("container", id));
+            }
             _ => {
                 let text = format!("container {id} is not running");
                 return Err(Error::failed_precondition(text).about("container", id));
             }
         }
-        let process = process(&found.container, &request)?;
+        let all = if request.privileged { self.specs.all_capabilities() } else { Vec::new() };
+        let process = process_with(&found.container, &request, &all)?;
         let exec_id = names::random_id();
+        let noted = Noted::new(&found.live, &exec_id);
         let socket = attach_socket(&self.parts.config.state, &exec_id);
         let started = self.start_exec(ctx, &id, &exec_id, process, &socket, &request).await;
         let (pid, attached) = match started {
             Ok(started) => started,
+            Err(err) if err.kind() == Kind::DeadlineExceeded => {
+                // Its shim would let this call wait once more.
+                let (engine, ctx) = (Arc::clone(self), ctx.clone());
+                tokio::spawn(async move {
+                    engine.clean_exec(&ctx, &id, &exec_id).await;
+                    drop(noted);
+                });
+                return Err(err);
+            }
             Err(err) => {
                 self.clean_exec(ctx, &id, &exec_id).await;
                 let command = request.command.first().map_or("", String::as_str);
-                return match NotRun::of(&err, command) {
+                // A container's first process that has no such user is the daemon's failure, a
+                // further one can't be executed: so it is for Docker.
+                return match NotRun::of(&err, command).or_else(|| NotRun::of_user(&err)) {
                     Some(NotRun { status, text }) => {
                         session.tell(SessionOutput::Exited { status, error: text }).await;
                         Ok(())
@@ -92,7 +115,7 @@ impl Engine {
         if let Some(status) = status {
             session.tell(SessionOutput::Exited { status, error: String::new() }).await;
         }
-        self.clean_up_after(ctx, id, exec_id);
+        self.clean_up_after(ctx, id, exec_id, noted);
         Ok(())
     }
 
@@ -130,17 +153,18 @@ impl Engine {
     }
 
     /// Waits for the process' end, if that is still to come, and takes it away.
-    fn clean_up_after(self: &Arc<Self>, ctx: &Context, id: String, exec_id: String) {
+    fn clean_up_after(self: &Arc<Self>, ctx: &Context, id: String, exec_id: String, noted: Noted) {
         let engine = Arc::clone(self);
         let ctx = ctx.clone();
         tokio::spawn(async move {
             // An error means that there is nothing to wait for.
             let _ = engine.parts.tasks.wait(&ctx, &id, &exec_id).await;
+            drop(noted);
             engine.clean_exec(&ctx, &id, &exec_id).await;
         });
     }
 
-    async fn clean_exec(&self, ctx: &Context, id: &str, exec_id: &str) {
+    pub(crate) async fn clean_exec(&self, ctx: &Context, id: &str, exec_id: &str) {
         // It goes with the container, if that is gone.
         let _ = self.parts.tasks.delete(ctx, id, exec_id).await;
         let socket = attach_socket(&self.parts.config.state, exec_id);
@@ -150,7 +174,12 @@ impl Engine {
 }
 
 /// The process: the container's own, with what the caller wants otherwise.
-fn process(container: &Container, request: &ExecRequest) -> Result<Any> {
+pub(crate) fn process(container: &Container, request: &ExecRequest) -> Result<Any> {
+    process_with(container, request, &[])
+}
+
+/// [`process`]; `all` are the capabilities of a privileged one.
+fn process_with(container: &Container, request: &ExecRequest, all: &[&str]) -> Result<Any> {
     if request.command.is_empty() {
         return Err(Error::invalid_argument("No exec command specified"));
     }
@@ -188,7 +217,15 @@ fn process(container: &Container, request: &ExecRequest) -> Result<Any> {
     }
     if !request.user.is_empty() {
         spec::check_user(&request.user)?;
-        process["user"] = spec::user(&request.user);
+        // The container's further groups stay.
+        for (key, value) in
+            [("uid", json!(0)), ("gid", json!(0)), ("username", json!(request.user))]
+        {
+            process["user"][key] = value;
+        }
+    }
+    if request.privileged {
+        spec::privileged(&mut process, all);
     }
     Ok(Any::process(process.to_string().into_bytes()))
 }
@@ -197,11 +234,13 @@ fn process(container: &Container, request: &ExecRequest) -> Result<Any> {
 mod tests {
     use super::*;
 
+    const ALL: [&str; 2] = ["CAP_KILL", "CAP_SYS_ADMIN"];
+
     fn container() -> Container {
         let spec = json!({"process": {
             "args": ["web"], "env": ["A=1", "PATH=/bin"], "cwd": "/srv", "terminal": true,
             "consoleSize": {"height": 1, "width": 1},
-            "user": {"uid": 0, "gid": 0, "username": "web"},
+            "user": {"uid": 0, "gid": 0, "username": "web", "additionalGids": [44]},
             "capabilities": {"bounding": ["CAP_KILL"]},
         }});
         let spec = Some(Any::spec(spec.to_string().into_bytes()));
@@ -209,7 +248,7 @@ mod tests {
     }
 
     fn made(request: &ExecRequest) -> Value {
-        serde_json::from_slice(&process(&container(), request).unwrap().value).unwrap()
+        serde_json::from_slice(&process_with(&container(), request, &ALL).unwrap().value).unwrap()
     }
 
     #[test]
@@ -238,6 +277,17 @@ mod tests {
         assert_eq!(made["env"], json!(["A=2", "PATH=/bin", "TERM=xterm", "B=3"]));
         assert_eq!(made["cwd"], "/tmp");
         assert_eq!(made["user"]["username"], "1000:1000");
+        assert_eq!(made["user"]["additionalGids"], json!([44]));
+    }
+
+    #[test]
+    fn privileged_ones_may_do_all() {
+        let command = vec!["ls".into()];
+        let request = ExecRequest { command, privileged: true, ..ExecRequest::default() };
+        let capabilities = made(&request)["capabilities"].clone();
+        assert_eq!(capabilities["bounding"], json!(ALL));
+        assert_eq!(capabilities["effective"], json!(ALL));
+        assert!(capabilities.get("inheritable").is_none());
     }
 
     #[test]
@@ -254,7 +304,7 @@ mod tests {
             ..ExecRequest::default()
         };
         for bad in [no_command, relative, user] {
-            let err = process(&container(), &bad).unwrap_err();
+            let err = process_with(&container(), &bad, &ALL).unwrap_err();
             assert_eq!(err.kind(), gantry_core::Kind::InvalidArgument);
         }
     }

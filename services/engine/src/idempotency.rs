@@ -1,16 +1,14 @@
 //! Requests that may be repeated: by their key they get what they made before.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-
 use gantry_core::containers::Container;
 use gantry_core::db::Durability;
+use gantry_core::locks::{KeyGuard, KeyLocks};
 use gantry_core::{Context, Digest, Error, Namespace, Result};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedMutexGuard;
 
 use crate::Engine;
 use crate::model::{Meta, Phase};
+use crate::scope;
 
 /// Longest key, in characters.
 const LONGEST: usize = 255;
@@ -24,31 +22,11 @@ pub struct Idempotency {
     pub request: Digest,
 }
 
-type Key = (Namespace, String);
+/// An idempotency key in its namespace.
+pub(crate) type Key = (Namespace, String);
 
 /// Keys whose requests are being served: of several with the same key, one at a time.
-#[derive(Debug, Default)]
-pub(crate) struct KeyLocks {
-    /// Held for looking up and adding entries only.
-    entries: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
-}
-
-impl KeyLocks {
-    async fn lock(&self, namespace: &Namespace, key: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            // Nothing panics under this lock.
-            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            entries.retain(|_, lock| lock.strong_count() > 0);
-            let entry = entries.entry((namespace.clone(), key.to_owned())).or_default();
-            entry.upgrade().unwrap_or_else(|| {
-                let lock = Arc::default();
-                *entry = Arc::downgrade(&lock);
-                lock
-            })
-        };
-        lock.lock_owned().await
-    }
-}
+pub(crate) type Keys = KeyLocks<Key>;
 
 impl Engine {
     /// Waits until no other request with this key is being served; none is
@@ -60,7 +38,7 @@ impl Engine {
         &self,
         ctx: &Context,
         once: Option<&Idempotency>,
-    ) -> Result<Option<OwnedMutexGuard<()>>> {
+    ) -> Result<Option<KeyGuard<Key>>> {
         let Some(once) = once else { return Ok(None) };
         if once.key.chars().count() > LONGEST || once.key.chars().any(char::is_control) {
             return Err(Error::invalid_argument(format!(
@@ -69,7 +47,7 @@ impl Engine {
                 once.key
             )));
         }
-        Ok(Some(self.keys.lock(&ctx.namespace, &once.key).await))
+        Ok(Some(self.keys.lock((ctx.namespace.clone(), once.key.clone())).await))
     }
 
     /// The container that the same request has made, while nobody else serves one with
@@ -86,6 +64,7 @@ impl Engine {
         let Some((container, meta)) = self.store.by_key(ctx, &once.key).await? else {
             return Ok(None);
         };
+        scope::check(ctx.scope.as_deref(), &container.id, &meta.labels)?;
         if matches!(meta.state.phase, Phase::Creating | Phase::Dead) {
             // It failed or was to go, and its removal failed.
             self.dispose(ctx, &container, &meta, Durability::Buffered).await?;
@@ -111,7 +90,6 @@ fn check(once: &Idempotency, id: &str, meta: &Meta) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::FutureExt;
     use gantry_core::Kind;
 
     #[test]
@@ -123,18 +101,5 @@ mod tests {
         let refused = check(&once("b"), "c1", &meta).unwrap_err();
         assert_eq!(refused.kind(), Kind::FailedPrecondition);
         assert_eq!(refused.subject(), Some(("container", "c1")));
-    }
-
-    #[tokio::test]
-    async fn one_at_a_time() {
-        let locks = KeyLocks::default();
-        let namespaces = ["a", "b"].map(|name| Namespace::new(name).unwrap());
-        let first = locks.lock(&namespaces[0], "k").await;
-        assert!(locks.lock(&namespaces[0], "k").now_or_never().is_none());
-        drop(locks.lock(&namespaces[1], "k").await);
-        drop(first);
-        drop(locks.lock(&namespaces[0], "k").await);
-        drop(locks.lock(&namespaces[0], "other").await);
-        assert_eq!(locks.entries.lock().unwrap().len(), 1);
     }
 }

@@ -14,8 +14,19 @@ pub(crate) struct ImageConfig {
     pub(crate) os: String,
     #[serde(default)]
     pub(crate) variant: String,
+    #[serde(default, rename = "os.version")]
+    pub(crate) os_version: Option<String>,
     #[serde(default)]
     pub(crate) author: String,
+    /// What its builder said of it, in Docker's own way.
+    #[serde(default)]
+    comment: Option<String>,
+    /// What it said of the last step.
+    #[serde(default, rename = "history", deserialize_with = "last_comment")]
+    last_comment: Option<String>,
+    /// Release of Docker that built it.
+    #[serde(default)]
+    pub(crate) docker_version: Option<String>,
     #[serde(default)]
     pub(crate) created: Option<String>,
     #[serde(default)]
@@ -41,6 +52,30 @@ pub(crate) struct Runtime {
     #[serde(deserialize_with = "labels")]
     pub(crate) labels: Option<Labels>,
     pub(crate) stop_signal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) healthcheck: Option<Healthcheck>,
+    #[serde(deserialize_with = "words", skip_serializing_if = "Option::is_none")]
+    pub(crate) shell: Option<Vec<String>>,
+    #[serde(deserialize_with = "words", skip_serializing_if = "Option::is_none")]
+    pub(crate) on_build: Option<Vec<String>>,
+}
+
+/// Docker's own: how the health of containers is found out. Times are nanoseconds.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Healthcheck {
+    #[serde(deserialize_with = "words", skip_serializing_if = "Option::is_none")]
+    pub(crate) test: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) interval: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_period: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_interval: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retries: Option<i64>,
 }
 
 /// A list, or, from old builders, one word alone.
@@ -70,6 +105,16 @@ fn labels<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Labe
     Ok(labels.map(|labels| labels.into_iter().map(whole).collect()))
 }
 
+/// The comment of the last step of a history. Nothing else depends on histories: of what is
+/// none, nothing is known.
+fn last_comment<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<String>, D::Error> {
+    let history = serde_json::Value::deserialize(from)?;
+    let last = history.as_array().and_then(|steps| steps.last());
+    Ok(last.and_then(|step| step["comment"].as_str()).map(str::to_owned))
+}
+
 /// The layers.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct RootFs {
@@ -85,6 +130,12 @@ impl ImageConfig {
     pub(crate) fn parse(json: &[u8]) -> Result<Self> {
         serde_json::from_slice(json)
             .map_err(|err| Error::data_loss("read an image's configuration").with_source(err))
+    }
+
+    /// What its builder said of it; may be empty.
+    pub(crate) fn comment(&self) -> &str {
+        let own = self.comment.as_deref().filter(|comment| !comment.is_empty());
+        own.or(self.last_comment.as_deref()).unwrap_or_default()
     }
 
     /// How containers run.
@@ -104,6 +155,19 @@ mod tests {
         assert_eq!(config.runtime().env, None);
         assert!(ImageConfig::parse(b"{}").unwrap().runtime().entrypoint.is_none());
         assert!(ImageConfig::parse(b"[").is_err());
+        let said = br#"{"history":[{"comment":"first"},{"comment":"buildkit"}],"comment":null}"#;
+        assert_eq!(ImageConfig::parse(said).unwrap().comment(), "buildkit");
+        for nothing in [&br#"{"history":[null]}"#[..], br#"{"history":null}"#, br#"{"history":{}}"#]
+        {
+            assert_eq!(ImageConfig::parse(nothing).unwrap().comment(), "");
+        }
+        let own = br#"{"comment":"mine","docker_version":"1","os.version":"10"}"#;
+        let own = ImageConfig::parse(own).unwrap();
+        assert_eq!(own.comment(), "mine");
+        assert_eq!(
+            (own.docker_version.as_deref(), own.os_version.as_deref()),
+            (Some("1"), Some("10"))
+        );
         let odd = br#"{"config":{"Labels":{"k":null},"Env":[null,"A=1"],"Cmd":["sh",null]}}"#;
         let odd = ImageConfig::parse(odd).unwrap().runtime();
         assert_eq!(odd.labels, Some([("k".to_owned(), String::new())].into()));

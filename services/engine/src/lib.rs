@@ -12,13 +12,19 @@
 //! | `model`, `store` | what is stored, and the transactions over it |
 //! | `live` | what containers do right now |
 //! | `options`, `session` | what callers hand in, and how a session's streams flow |
-//! | `make`, `run`, `lifecycle`, `exec` | what can be done with a container |
+//! | `make`, `mounts`, `run`, `lifecycle`, `control`, `exec`, `execs` | what can be done with a container |
+//! | `copy` | files of containers: copied both ways, compared, exported |
+//! | `restart` | what becomes of containers that have ended |
+//! | `health` | whether containers do what they are for |
+//! | `checks`, `host`, `sharing` | whether wishes can be granted: by their rules, by this machine, by other containers |
 //! | `idempotency` | requests that are repeated |
+//! | `scope` | clients that are limited to some containers |
 //! | `watch`, `recover` | ends of containers, and of daemons |
 //! | `changes`, `follow` | what is told of containers, also of those that other clients made |
-//! | `spec`, `files`, `image_config` | from an image to an OCI specification |
+//! | `spec`, `specification`, `files`, `image_config` | from an image to an OCI specification |
 //! | `attach`, `logs` | output: as it comes, and as it was recorded |
-//! | `images`, `system`, `view` | what can be seen |
+//! | `images`, `system`, `view`, `fields` | what can be seen |
+//! | `stats`, `usage` | what containers use, and what takes the disk |
 //! | `grpc` | `gantry.engine.v1` |
 //!
 //! Architecture invariant: the record of a container is written before
@@ -28,11 +34,19 @@
 
 mod attach;
 mod changes;
+mod checks;
+mod control;
+mod copy;
 mod engine;
 mod exec;
+mod execs;
+mod fields;
 mod files;
+mod filter;
 mod follow;
 pub mod grpc;
+mod health;
+mod host;
 mod idempotency;
 mod image_config;
 mod images;
@@ -41,27 +55,50 @@ mod live;
 mod logs;
 mod make;
 mod model;
+mod mounts;
 mod names;
 mod options;
 mod recover;
+mod restart;
+mod rootfs;
 mod run;
+mod scope;
 mod session;
+mod sharing;
 mod signal;
 mod spec;
+mod specification;
+mod stats;
 mod store;
 mod system;
+mod top;
+mod update;
+mod usage;
 mod view;
 mod watch;
 
 pub use changes::{Change, Changes};
+pub use copy::{CopyFrom, CopyTo, PathStat};
 pub use engine::{Engine, EngineConfig, EngineParts};
+pub use filter::ContainerFilter;
+pub use health::{HealthAction, HealthConfig, HealthStatus};
 pub use idempotency::Idempotency;
-pub use images::{ImageSummary, Removed};
-pub use logs::LogEntry;
-pub use model::{EXTENSION, NAME_LABEL, Network, Phase, Settings, State};
+pub use images::{ImageFilter, ImageSummary, PrunedImages, Removed};
+pub use lifecycle::Until;
+pub use logs::{LogCursor, LogEntry, LogOptions};
+pub use model::{
+    Dependency, DeviceLimit, DeviceLimitKind, DeviceSetting, EXTENSION, Flags, MountKind,
+    MountSetting, NAME_LABEL, Namespaces, Network, Phase, Resources, RestartMode, RestartPolicy,
+    Security, Settings, State, Ulimit,
+};
+pub use mounts::{VolumeFilter, VolumeSummary};
 pub use options::{
     ContainerOptions, Created, ExecRequest, Pull, RunRequest, Session, SessionInput, SessionOutput,
     Size,
 };
-pub use system::{Info, Version};
-pub use view::Summary;
+pub use stats::{ContainerStats, Stats, StatsRequest, StatsStream};
+pub use system::{Info, Machine, Version};
+pub use top::Processes;
+pub use update::Update;
+pub use usage::{ContainerSize, DiskUsage, ImageUsage};
+pub use view::{Listing, Summary};

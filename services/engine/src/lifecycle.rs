@@ -12,8 +12,9 @@ use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use crate::attach::Attached;
 use crate::files::attach_socket;
 use crate::live::Live;
-use crate::model::{Meta, Phase, State};
-use crate::options::{Session, SessionOutput, Size};
+use crate::model::{Meta, Phase, RestartMode, Settings, State};
+use crate::options::{AttachRequest, Session, SessionOutput, Size};
+use crate::restart::NotStarted;
 use crate::run::Start;
 use crate::session::{self, Ended, Target};
 use crate::signal::KILL;
@@ -25,6 +26,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long one that was killed may take to end: longer only if its processes
 /// hang in the kernel.
 const END: Duration = Duration::from_secs(30);
+/// SIGTERM.
+const TERM: u32 = 15;
 /// SIGCONT.
 const CONT: u32 = 18;
 
@@ -77,6 +80,92 @@ pub(crate) fn current(meta: &Meta, known: Option<State>, task: Option<&Process>)
     state
 }
 
+/// Whether a session joins a container's first process before it can say anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Join {
+    /// Nobody does.
+    No,
+    /// One does, with a terminal of this size.
+    With(Option<Size>),
+}
+
+/// A session of a container's first process.
+pub(crate) struct Joined<'a> {
+    pub(crate) ctx: &'a Context,
+    pub(crate) id: &'a str,
+    pub(crate) meta: &'a Meta,
+    pub(crate) live: &'a Arc<Live>,
+    /// Which run of it.
+    pub(crate) run: u32,
+    /// Standard input goes along.
+    pub(crate) stdin: bool,
+    /// Nobody else can join it.
+    pub(crate) sole: bool,
+}
+
+/// What a caller waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Until {
+    /// That it does not run.
+    #[default]
+    NotRunning,
+    /// Its next end.
+    NextEnd,
+    /// That it is gone.
+    Removed,
+}
+
+/// Whether a container is to be started: not one that runs.
+fn startable(state: &State, text: &str) -> Result<bool> {
+    let refused = |why: &str| {
+        let err = Error::failed_precondition(format!("start container {text}: {why}"));
+        Err(err.about("container", text))
+    };
+    match state.phase {
+        Phase::Running | Phase::Paused => Ok(false),
+        Phase::Removing | Phase::Dead => refused("it is marked for removal"),
+        Phase::Creating => refused("it is being made: try again"),
+        Phase::Created | Phase::Exited | Phase::Restarting => Ok(true),
+    }
+}
+
+/// Refuses containers whose output nobody can join.
+fn attachable(state: &State, text: &str) -> Result<()> {
+    let why = match state.phase {
+        Phase::Running => return Ok(()),
+        Phase::Paused => "You cannot attach to a paused container, unpause it first",
+        Phase::Restarting => {
+            "You cannot attach to a restarting container, wait until it is running"
+        }
+        _ => "You cannot attach to a stopped container, start it first",
+    };
+    Err(Error::failed_precondition(why).about("container", text))
+}
+
+/// The container, if it runs.
+pub(crate) fn running(found: Found, text: &str, what: &str) -> Result<Found> {
+    if found.state.phase.is_running() {
+        return Ok(found);
+    }
+    let id = &found.container.id;
+    let why = match found.state.phase {
+        Phase::Restarting => "is restarting, wait until the container is running",
+        _ => "is not running",
+    };
+    Err(Error::failed_precondition(format!(
+        "cannot {what} container: {text}: container {id} {why}"
+    ))
+    .about("container", text))
+}
+
+/// The signal that a container is stopped by.
+fn stop_signal(settings: &Settings) -> u32 {
+    match settings.stop_signal {
+        0 => TERM,
+        signal => signal,
+    }
+}
+
 impl Engine {
     /// Finds a container by name, ID or a unique beginning of its ID.
     pub(crate) async fn find(&self, ctx: &Context, text: &str) -> Result<Found> {
@@ -84,20 +173,14 @@ impl Engine {
         let tasks = self.parts.tasks.list(ctx).await?;
         let task = tasks.iter().find(|task| task.container_id == container.id);
         let live = self.live.entry(ctx, &container.id);
-        let state = current(&meta, live.now().state, task);
-        Ok(Found { container, meta, live, state })
-    }
-
-    async fn find_running(&self, ctx: &Context, text: &str, what: &str) -> Result<Found> {
-        let found = self.find(ctx, text).await?;
-        if found.state.phase.is_running() {
-            return Ok(found);
+        let known = live.now().state;
+        // One that has gone since it was found: nobody would tell who waits for that.
+        if known.is_none() && self.store.get(ctx, &container.id).await?.is_none() {
+            self.live.forget(ctx, &container.id);
+            return Err(no_such(text));
         }
-        let id = &found.container.id;
-        Err(Error::failed_precondition(format!(
-            "cannot {what} container: {text}: container {id} is not running"
-        ))
-        .about("container", text))
+        let state = current(&meta, known, task);
+        Ok(Found { container, meta, live, state })
     }
 
     /// Starts a container that was made or has ended, on the file system it has.
@@ -113,118 +196,217 @@ impl Engine {
             ))
             .about("container", text));
         }
-        let _busy = found.live.hold().await;
+        let busy = found.live.hold().await;
         let id = found.container.id.as_str();
         let state = self.live.state(&ctx.namespace, id).unwrap_or(found.state);
-        match state.phase {
-            Phase::Running | Phase::Paused => return Ok(()),
-            Phase::Removing | Phase::Dead => {
-                return Err(Error::failed_precondition(format!(
-                    "start container {text}: it is marked for removal"
-                ))
-                .about("container", text));
-            }
-            Phase::Creating => {
-                return Err(Error::failed_precondition(format!(
-                    "start container {text}: it is being made: try again"
-                ))
-                .about("container", text));
-            }
-            Phase::Created | Phase::Exited => {}
+        if !startable(&state, text)? {
+            return Ok(());
         }
-        let snapshotter = self.parts.snapshotters.get(&found.container.snapshotter)?;
-        let mounts = snapshotter.mounts(ctx, &found.container.snapshot_key).await?;
-        let meta = Meta { state, ..found.meta };
-        let live = Arc::clone(&found.live);
-        let start = Start {
-            ctx,
-            container: &found.container,
-            meta: &meta,
-            mounts,
-            live: &live,
-            transient: false,
+        // Its settings may have been updated since it was found.
+        let (container, meta) = match self.store.get(ctx, id).await? {
+            Some(fresh) => fresh,
+            None => return Err(no_such(text)),
         };
-        let started = match self.create_task(&start).await {
-            Ok(pid) => self.start_task(&start, pid, false, None).await,
-            Err(err) => Err(err),
-        };
-        match started {
-            Ok(_) => Ok(()),
-            Err(err) => match self.failed(&start, &err).await {
-                Some(not_run) => Err(not_run.into_error(err)),
-                None => Err(err),
-            },
-        }
+        let meta = Meta { state, ..meta };
+        let live = &found.live;
+        let started =
+            self.start_held(ctx, &container, &meta, live, State::default(), Join::No).await;
+        drop(busy);
+        started.map(|_| ()).map_err(|not_started| not_started.error)
     }
 
-    /// Joins input and output of a running container's first process.
+    /// Starts a container that its caller holds.
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` when it does not run or has no socket to join.
-    pub async fn attach(
-        &self,
+    /// As [`Engine::start`].
+    pub(crate) async fn start_held(
+        self: &Arc<Self>,
         ctx: &Context,
-        text: &str,
-        stdin: bool,
-        size: Option<Size>,
+        container: &Container,
+        meta: &Meta,
+        live: &Arc<Live>,
+        carried: State,
+        join: Join,
+    ) -> Result<(u32, Option<Attached>), NotStarted> {
+        // What it joins was settled when it was made.
+        let ctx = &Context { scope: None, ..ctx.clone() };
+        self.make_sources(&meta.settings).await?;
+        let snapshotter = self.parts.snapshotters.get(&container.snapshotter)?;
+        let mounts = snapshotter.mounts(ctx, &container.snapshot_key).await?;
+        let start = Start { ctx, container, meta, mounts, live, transient: false, carried };
+        let started = match self.create_task(&start).await {
+            Ok(pid) => self.start_task(&start, pid, join).await,
+            Err(err) => Err(err),
+        };
+        let error = match started {
+            Ok(started) => return Ok(started),
+            Err(error) => error,
+        };
+        Err(match self.failed(&start, &error).await {
+            Some(not_run) => NotStarted {
+                status: not_run.status,
+                command: true,
+                error: not_run.into_error(error),
+            },
+            None => NotStarted::from(error),
+        })
+    }
+
+    /// Joins input and output of a container's first process; with `start`, of one that does
+    /// not run yet, which then misses nothing.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it does not run or has no socket to join; with
+    /// `start`, as [`Engine::start`].
+    pub async fn attach(
+        self: &Arc<Self>,
+        ctx: &Context,
+        request: AttachRequest,
         mut session: Session,
     ) -> Result<()> {
-        let found = self.find(ctx, text).await?;
-        if !found.state.phase.is_running() {
-            return Err(Error::failed_precondition(
-                "You cannot attach to a stopped container, start it first",
-            )
-            .about("container", text));
-        }
+        let AttachRequest { container: text, stdin, size, start } = request;
+        let found = self.find(ctx, &text).await?;
         if found.meta.foreign {
             return Err(Error::failed_precondition(format!(
                 "attach to container {text}: another client made it and holds its output"
             ))
             .about("container", text));
         }
-        let id = found.container.id.as_str();
-        let mut attached = Attached::connect(&attach_socket(&self.parts.config.state, id)).await?;
-        if let Some(size) = size.filter(|_| found.meta.settings.tty) {
-            attached.to.resize(size).await?;
-        }
-        session.tell(SessionOutput::Started { pid: found.state.pid }).await;
         let stdin = stdin && found.meta.settings.open_stdin;
-        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole: false };
-        let state = match session::carry(target, attached, &mut session).await {
-            Ended::CallerGone => return Ok(()),
-            Ended::Exit(status) => {
-                found.live.ended(found.state.pid, watch::end(&found.meta, status))
+        let id = found.container.id.as_str();
+        let started = if start { self.start_joined(ctx, &text, &found, size).await? } else { None };
+        let (run, attached, sole) = match started {
+            Some(Ok((pid, attached))) => (pid, attached, !found.meta.settings.tty),
+            Some(Err((status, error))) => {
+                session.tell(SessionOutput::Exited { status, error }).await;
+                return Ok(());
             }
-            Ended::Lost => found.live.wait_run(found.state.pid).await,
+            None => {
+                let found = self.find(ctx, id).await?;
+                attachable(&found.state, &text)?;
+                let socket = attach_socket(&self.parts.config.state, id);
+                let mut attached = Attached::connect(&socket).await?;
+                if let Some(size) = size.filter(|_| found.meta.settings.tty) {
+                    attached.to.resize(size).await?;
+                }
+                (found.state.pid, attached, false)
+            }
         };
-        session.tell(SessionOutput::Exited { status: state.exit_code, error: state.error }).await;
+        session.tell(SessionOutput::Started { pid: run }).await;
+        let joined = Joined { ctx, id, meta: &found.meta, live: &found.live, run, stdin, sole };
+        self.carry(joined, attached, &mut session).await;
         Ok(())
     }
 
+    /// Starts a container with a session that joins it; `None` when it runs already. A command
+    /// that can't be run is no error: it has an exit code.
+    async fn start_joined(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        found: &Found,
+        size: Option<Size>,
+    ) -> Result<Option<Result<(u32, Attached), (u32, String)>>> {
+        let live = &found.live;
+        let busy = live.hold().await;
+        let id = found.container.id.as_str();
+        let state = self.live.state(&ctx.namespace, id).unwrap_or_else(|| found.state.clone());
+        if !startable(&state, text)? {
+            return Ok(None);
+        }
+        let (container, meta) = match self.store.get(ctx, id).await? {
+            Some(fresh) => fresh,
+            None => return Err(no_such(text)),
+        };
+        let meta = Meta { state, ..meta };
+        let join = Join::With(size);
+        let started = self.start_held(ctx, &container, &meta, live, State::default(), join).await;
+        drop(busy);
+        match started {
+            Ok((pid, Some(attached))) => Ok(Some(Ok((pid, attached)))),
+            Ok((_, None)) => Err(Error::internal(format!("join container {text}"))),
+            Err(NotStarted { error, command: true, status }) => {
+                Ok(Some(Err((status, error.to_string()))))
+            }
+            Err(not_started) => Err(not_started.error),
+        }
+    }
+
+    /// Carries a session of a container's first process to its end.
+    pub(crate) async fn carry(
+        &self,
+        joined: Joined<'_>,
+        attached: Attached,
+        session: &mut Session,
+    ) {
+        let Joined { ctx, id, meta, live, run, stdin, sole } = joined;
+        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole };
+        let state = match session::carry(target, attached, session).await {
+            Ended::CallerGone => return,
+            Ended::Exit(status) => live.ended(run, watch::end(meta, status)),
+            Ended::Lost => live.wait_run(run).await,
+        };
+        session.tell(SessionOutput::Exited { status: state.exit_code, error: state.error }).await;
+    }
+
     /// Asks the first process to end, and kills it when it does not within
-    /// `timeout`: 10 seconds when `None`, never when that is.
+    /// `timeout`: the container's own when `None`, never when that is. Its restart policy
+    /// does not start it again.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for the signal; `DeadlineExceeded` for a process that can't be killed.
     pub async fn stop(
-        &self,
+        self: &Arc<Self>,
         ctx: &Context,
         text: &str,
         signal: &str,
         timeout: Option<Option<Duration>>,
     ) -> Result<()> {
         let asked = if signal.is_empty() { None } else { Some(signal::parse(signal)?) };
-        let found = self.find(ctx, text).await?;
-        if !found.state.phase.is_running() {
-            return Ok(());
+        let mut found = self.find(ctx, text).await?;
+        loop {
+            if found.state.phase.is_running() {
+                self.intend_stop(ctx, &found).await?;
+                self.end(ctx, &found, asked, timeout).await?;
+            }
+            if found.meta.foreign {
+                return Ok(());
+            }
+            let id = found.container.id.as_str();
+            self.give_up(ctx, id, &found.live).await;
+            // Its policy may just have been starting it.
+            let again = |state: State| state.phase.is_running() && state.restart_count > 0;
+            if !found.live.now().state.is_some_and(again) {
+                return Ok(());
+            }
+            found = match self.find(ctx, id).await {
+                Err(err) if err.is_not_found() => return Ok(()),
+                other => other?,
+            };
         }
-        let signal = asked.unwrap_or(match found.meta.settings.stop_signal {
-            0 => 15,
-            signal => signal,
-        });
-        self.signal(ctx, &found, signal).await?;
-        let ended = self.ended(ctx, &found);
-        match timeout.unwrap_or(Some(GRACE)) {
+    }
+
+    /// Makes a running container end.
+    pub(crate) async fn end(
+        &self,
+        ctx: &Context,
+        found: &Found,
+        signal: Option<u32>,
+        timeout: Option<Option<Duration>>,
+    ) -> Result<()> {
+        let settings = &found.meta.settings;
+        let signal = signal.unwrap_or(stop_signal(settings));
+        self.signal(ctx, found, signal).await?;
+        if found.state.phase == Phase::Paused {
+            // Whether it helped is seen by whether the process ends.
+            let _ = self.parts.tasks.resume(ctx, &found.container.id).await;
+        }
+        let ended = self.ended(ctx, found);
+        let own = || match settings.stop_timeout {
+            Some(seconds) => u64::try_from(seconds).ok().map(Duration::from_secs),
+            None => Some(GRACE),
+        };
+        match timeout.unwrap_or_else(own) {
             None => {
                 ended.await;
                 return Ok(());
@@ -235,19 +417,56 @@ impl Engine {
                 }
             }
         }
-        self.signal(ctx, &found, KILL).await?;
-        let killed = tokio::time::timeout(END, self.ended(ctx, &found)).await;
+        self.signal(ctx, found, KILL).await?;
+        let killed = tokio::time::timeout(END, self.ended(ctx, found)).await;
         killed.map_err(|_| watch::stuck("stop", &found.meta.name))
     }
 
-    /// Sends a signal to the first process: `SIGKILL` when empty.
+    /// Writes down that its user stops a container, before it is: a daemon that comes after
+    /// this one leaves it so as well.
+    async fn intend_stop(&self, ctx: &Context, found: &Found) -> Result<()> {
+        found.live.stopped_by_user();
+        if found.meta.foreign || found.meta.settings.restart.mode == RestartMode::No {
+            return Ok(());
+        }
+        let by_user = |meta: &mut Meta| meta.state.stopped_by_user = true;
+        self.store.update(ctx, &found.container.id, Durability::Sync, None, by_user).await
+    }
+
+    /// Sends a signal to the first process: `SIGKILL` when empty. After that one and its stop
+    /// signal its restart policy does not start it again.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when it does not run; `InvalidArgument`.
-    pub async fn kill(&self, ctx: &Context, text: &str, signal: &str) -> Result<()> {
+    pub async fn kill(self: &Arc<Self>, ctx: &Context, text: &str, signal: &str) -> Result<()> {
         let signal = if signal.is_empty() { KILL } else { signal::parse(signal)? };
-        let found = self.find_running(ctx, text, "kill").await?;
+        let mut found = self.find(ctx, text).await?;
+        let last = signal == KILL || signal == stop_signal(&found.meta.settings);
+        if found.state.phase == Phase::Restarting {
+            let id = found.container.id.as_str();
+            if !last || self.give_up(ctx, id, &found.live).await {
+                return Ok(());
+            }
+            // Its policy was just starting it.
+            found = self.find(ctx, id).await?;
+            if !found.state.phase.is_running() {
+                return Ok(());
+            }
+        }
+        let found = running(found, text, "kill")?;
+        if last {
+            self.intend_stop(ctx, &found).await?;
+        }
         self.signal(ctx, &found, signal).await
+    }
+
+    /// Kills the first process, after which its restart policy decides.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it does not run.
+    pub(crate) async fn kill_process(&self, ctx: &Context, id: &str) -> Result<()> {
+        let found = running(self.find(ctx, id).await?, id, "kill")?;
+        self.signal(ctx, &found, KILL).await
     }
 
     /// A process that ended meanwhile is no error. One that is frozen can
@@ -271,59 +490,82 @@ impl Engine {
             // An error means that there is no task any more.
             let _ = self.parts.tasks.wait(ctx, &found.container.id, "").await;
         } else {
-            found.live.wait_ended().await;
+            found.live.wait_run(found.state.pid).await;
         }
     }
 
-    /// Answers with the exit code when the container has ended; at once when
-    /// it does not run.
+    /// Answers with the exit code when what is waited for has come.
     ///
     /// # Errors
     /// `NotFound`.
-    pub async fn wait(&self, ctx: &Context, text: &str) -> Result<u32> {
+    pub async fn wait(&self, ctx: &Context, text: &str, until: Until) -> Result<u32> {
         let found = self.find(ctx, text).await?;
-        if !found.state.phase.is_running() {
-            return Ok(found.state.exit_code);
-        }
         if found.meta.foreign {
+            if until == Until::NotRunning && !found.state.phase.is_running() {
+                return Ok(found.state.exit_code);
+            }
             return Ok(self.parts.tasks.wait(ctx, &found.container.id, "").await?.status);
         }
-        found.live.wait_ended().await;
-        Ok(found.live.now().state.map_or(0, |state| state.exit_code))
+        let live = &found.live;
+        match until {
+            Until::NotRunning if !found.state.phase.is_running() => {
+                return Ok(found.state.exit_code);
+            }
+            Until::NotRunning => drop(live.wait_run(found.state.pid).await),
+            Until::NextEnd => live.wait_next_end().await,
+            Until::Removed => live.wait_gone().await,
+        }
+        let state = live.now().state;
+        Ok(state.map_or(found.state.exit_code, |state| state.exit_code))
     }
 
-    /// Removes a container with its file system and its output.
+    /// Removes a container with its file system and its output, and, when asked for, its
+    /// anonymous volumes.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` while it runs, unless `force` is set.
-    pub async fn remove(&self, ctx: &Context, text: &str, force: bool) -> Result<()> {
+    pub async fn remove(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        force: bool,
+        volumes: bool,
+    ) -> Result<()> {
         let found = self.find(ctx, text).await?;
         let id = found.container.id.clone();
+        let meta = found.meta.clone();
         let end = Instant::now() + END;
-        let mut attempt = self.try_remove(ctx, text, found, force).await;
+        let mut attempt = self.try_remove(ctx, text, found, force, volumes).await;
         // Somebody starts it again and again: not for ever.
         while let Err(Removal::Started(err)) = attempt {
             if !force || Instant::now() > end {
                 return Err(err);
             }
             attempt = match self.find(ctx, &id).await {
-                Ok(found) => self.try_remove(ctx, text, found, force).await,
-                Err(err) if err.is_not_found() => Ok(()),
+                Ok(found) => self.try_remove(ctx, text, found, force, volumes).await,
+                Err(err) if err.is_not_found() => Ok(false),
                 Err(err) => Err(err.into()),
             };
         }
-        attempt.map_err(|removal| match removal {
+        let removed = attempt.map_err(|removal| match removal {
             Removal::Started(err) | Removal::Failed(err) => err,
-        })
+        })?;
+        if volumes && !removed {
+            // Whoever was faster may have left them.
+            self.remove_anonymous(ctx, &id, &meta).await;
+        }
+        Ok(())
     }
 
+    /// Whether it was removed: it may just have gone otherwise.
     async fn try_remove(
         &self,
         ctx: &Context,
         text: &str,
         found: Found,
         force: bool,
-    ) -> Result<(), Removal> {
+        volumes: bool,
+    ) -> Result<bool, Removal> {
         let (id, name) = (found.container.id.as_str(), found.meta.name.as_str());
         if found.state.phase.is_running() {
             if !force {
@@ -333,16 +575,24 @@ impl Engine {
                 ));
                 return Err(Removal::Failed(err.about("container", name)));
             }
+            self.intend_stop(ctx, &found).await?;
             self.signal(ctx, &found, KILL).await?;
             let killed = tokio::time::timeout(END, self.ended(ctx, &found)).await;
             killed.map_err(|_| watch::stuck("remove", name))?;
             found.live.wait_settled().await;
         }
+        if found.state.phase == Phase::Restarting && !force {
+            let err = Error::failed_precondition(format!(
+                "cannot remove container \"/{name}\": container is restarting: stop the \
+                 container before removing or force remove"
+            ));
+            return Err(Removal::Failed(err.about("container", name)));
+        }
         let busy = found.live.hold().await;
         let state = self.live.state(&ctx.namespace, id);
         match state.as_ref().map(|state| state.phase) {
             // It went by itself meanwhile, or another caller was faster.
-            Some(Phase::Removing) if force => return Ok(()),
+            Some(Phase::Removing) if force => return Ok(false),
             Some(Phase::Removing) => return Err(no_such(text).into()),
             Some(phase) if phase.is_running() => {
                 return Err(Removal::Started(Error::failed_precondition(format!(
@@ -354,11 +604,15 @@ impl Engine {
         let before = state.unwrap_or(found.state);
         found.live.set(State { phase: Phase::Removing, ..before.clone() });
         // First the intent, so that a restart finishes what was begun.
-        let removing = |meta: &mut Meta| meta.state.phase = Phase::Removing;
+        let removing = move |meta: &mut Meta| {
+            meta.state.phase = Phase::Removing;
+            meta.with_volumes = volumes;
+        };
         let intended = self.store.update(ctx, id, Durability::Buffered, None, removing).await;
+        let meta = Meta { with_volumes: volumes, ..found.meta.clone() };
         let removed = match intended {
-            Ok(()) => self.dispose(ctx, &found.container, &found.meta, Durability::Sync).await,
-            Err(err) if err.is_not_found() => Ok(()),
+            Ok(()) => self.dispose(ctx, &found.container, &meta, Durability::Sync).await,
+            Err(err) if err.is_not_found() => return Ok(false),
             Err(err) => Err(err),
         };
         if let Err(err) = removed {
@@ -368,7 +622,7 @@ impl Engine {
             return Err(err.context(format!("remove container {name}")).into());
         }
         drop(busy);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 use gantry_core::{Context, Namespace};
 use tokio::sync::{MutexGuard, watch};
 
-use crate::model::{Phase, State};
+use crate::execs::Execs;
+use crate::health::HealthStatus;
+use crate::model::{Phase, RestartPolicy, State};
+use crate::restart;
 
 /// Those who want a container wait so long for it to be made.
 const MAKING: Duration = Duration::from_secs(30);
@@ -18,6 +21,8 @@ pub(crate) struct Live {
     /// Whoever starts, removes or cleans up after the container holds this
     /// for as long as that takes, awaits included: these exclude each other.
     pub(crate) busy: tokio::sync::Mutex<()>,
+    /// Its further processes.
+    pub(crate) execs: Execs,
     now: watch::Sender<Now>,
 }
 
@@ -30,6 +35,12 @@ pub(crate) struct Now {
     pub(crate) watched: bool,
     /// The first process of the last run: tells runs apart.
     run: u32,
+    /// What becomes of it when the run ends.
+    policy: RestartPolicy,
+    /// So many are about to start it anew: it does not go with its end.
+    kept: u32,
+    /// Its record is gone.
+    gone: bool,
 }
 
 impl Now {
@@ -42,8 +53,16 @@ impl Now {
         self.run
     }
 
-    fn runs(&self) -> bool {
+    fn is_leaving(&self) -> bool {
+        self.gone || matches!(self.phase(), Some(Phase::Removing))
+    }
+
+    pub(crate) fn runs(&self) -> bool {
         self.phase().is_some_and(Phase::is_running)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.health == HealthStatus::Healthy)
     }
 }
 
@@ -82,12 +101,48 @@ impl Live {
     }
 
     /// Its task is there and watched.
-    pub(crate) fn watched(&self, state: State) {
+    pub(crate) fn watched(&self, state: State, policy: RestartPolicy) {
         self.now.send_modify(|now| {
             now.run = state.pid;
             now.state = Some(state);
             now.watched = true;
+            now.policy = policy;
         });
+    }
+
+    /// Another policy decides at the end of its run.
+    pub(crate) fn follow_policy(&self, policy: RestartPolicy) {
+        self.now.send_modify(|now| now.policy = policy);
+    }
+
+    /// Whether it stays when it ends, though it was to go then: as long as somebody wants that.
+    pub(crate) fn keep(&self, kept: bool) {
+        self.now.send_modify(|now| {
+            now.kept = if kept { now.kept + 1 } else { now.kept.saturating_sub(1) };
+        });
+    }
+
+    /// Its user stops it: its policy does not start it again.
+    pub(crate) fn stopped_by_user(&self) {
+        self.now.send_modify(|now| {
+            if let Some(state) = &mut now.state {
+                state.stopped_by_user = true;
+            }
+        });
+    }
+
+    /// Notes how the health of this run is. Whether it goes on.
+    pub(crate) fn set_health(&self, run: u32, health: HealthStatus) -> bool {
+        let mut goes_on = false;
+        self.now.send_if_modified(|now| {
+            goes_on = now.run == run && now.runs();
+            match &mut now.state {
+                Some(state) if goes_on => state.health = health,
+                _ => {}
+            }
+            goes_on
+        });
+        goes_on
     }
 
     /// Notes that it was killed for want of memory. Whether its end was noted before that.
@@ -116,6 +171,15 @@ impl Live {
             if state.phase.is_running() || state.phase == Phase::Created {
                 ended(state);
                 state.pid = 0;
+                if now.kept > 0 && state.phase == Phase::Removing {
+                    state.phase = Phase::Exited;
+                }
+                if state.phase == Phase::Exited
+                    && let Some(delay) = restart::due(now.policy, state)
+                {
+                    state.phase = Phase::Restarting;
+                    state.restart_delay = delay.as_millis() as u64;
+                }
             }
             after = state.clone();
             true
@@ -139,19 +203,52 @@ impl Live {
         self.now.send_modify(|now| now.watched = false);
     }
 
-    /// Waits until its first process does not run.
-    pub(crate) async fn wait_ended(&self) {
-        let mut now = self.subscribe();
-        // The sender is part of self.
-        let _ = now.wait_for(|now| !now.runs()).await;
-    }
-
-    /// Waits until this run has ended; the state then.
+    /// Waits until this run has ended, whether or not there is another one by then; the state
+    /// then.
     pub(crate) async fn wait_run(&self, run: u32) -> State {
         let mut now = self.subscribe();
-        // As above.
+        // The sender is part of self.
         let _ = now.wait_for(|now| now.run != run || !now.runs()).await;
         self.now().state.unwrap_or_default()
+    }
+
+    /// Waits until its policy lets it start. `false` when somebody else has decided otherwise.
+    pub(crate) async fn restarts_after(&self) -> bool {
+        let mut now = self.subscribe();
+        let Some(state) = self.now().state else { return false };
+        let other = now.wait_for(|now| now.phase() != Some(Phase::Restarting));
+        tokio::time::timeout(Duration::from_millis(state.restart_delay), other).await.is_err()
+    }
+
+    /// Waits until it runs. `false` when it is not going to.
+    pub(crate) async fn wait_ready(&self, healthy: bool) -> bool {
+        let mut now = self.subscribe();
+        let ready = move |now: &Now| now.runs() && (!healthy || now.is_healthy());
+        let hopeless = |now: &Now| !now.phase().is_some_and(Phase::is_active);
+        // The sender is part of self.
+        let _ = now.wait_for(|now| ready(now) || hopeless(now)).await;
+        ready(&self.now())
+    }
+
+    /// Waits until another run than this one has ended, or this one.
+    pub(crate) async fn wait_next_end(&self) {
+        let mut now = self.subscribe();
+        let ended = if self.now().runs() {
+            true
+        } else {
+            // First it has to run.
+            now.wait_for(|now| now.runs() || now.is_leaving()).await.is_ok()
+        };
+        if ended {
+            let _ = now.wait_for(|now| !now.runs()).await;
+        }
+    }
+
+    /// Waits until it is gone.
+    pub(crate) async fn wait_gone(&self) {
+        let mut now = self.subscribe();
+        // As above.
+        let _ = now.wait_for(|now| now.gone).await;
     }
 
     /// Waits until its task is gone.
@@ -183,6 +280,7 @@ impl LiveTable {
         let new = || {
             Arc::new(Live {
                 busy: tokio::sync::Mutex::default(),
+                execs: Execs::default(),
                 now: watch::Sender::new(Now::default()),
             })
         };
@@ -197,6 +295,14 @@ impl LiveTable {
     /// The container is gone.
     pub(crate) fn forget(&self, ctx: &Context, id: &str) {
         self.lock().remove(&(ctx.namespace.clone(), id.to_owned()));
+    }
+
+    /// The container is gone: those who wait for that are told.
+    pub(crate) fn gone(&self, ctx: &Context, id: &str) {
+        let live = self.lock().remove(&(ctx.namespace.clone(), id.to_owned()));
+        if let Some(live) = live {
+            live.now.send_modify(|now| now.gone = true);
+        }
     }
 
     /// A container's state, where that is newer than what is stored.
@@ -223,10 +329,13 @@ mod tests {
         let table = LiveTable::default();
         let ctx = Context::new(Namespace::new("default").unwrap());
         let live = table.entry(&ctx, "c1");
-        live.watched(State { phase: Phase::Running, pid: 7, ..State::default() });
+        live.watched(
+            State { phase: Phase::Running, pid: 7, ..State::default() },
+            RestartPolicy::default(),
+        );
         let waiting = tokio::spawn({
             let live = Arc::clone(&live);
-            async move { live.wait_ended().await }
+            async move { live.wait_run(7).await }
         });
         let end = |code| {
             move |state: &mut State| {
@@ -237,7 +346,7 @@ mod tests {
         assert_eq!(live.ended(7, end(3)).exit_code, 3);
         assert_eq!(live.ended(7, end(137)).exit_code, 3);
         assert_eq!(live.now().state.unwrap().pid, 0);
-        waiting.await.unwrap();
+        assert_eq!(waiting.await.unwrap().exit_code, 3);
         assert!(live.now().watched);
         live.settled();
         live.wait_settled().await;
@@ -254,13 +363,13 @@ mod tests {
             state.phase = Phase::Exited;
             state.exit_code = 3;
         };
-        live.watched(running(7));
+        live.watched(running(7), RestartPolicy::default());
         live.ended(7, end);
         let mut held = pin!(live.hold());
         assert!(held.as_mut().now_or_never().is_none(), "its task is still there");
         live.settled();
         drop(held.await);
-        live.watched(running(8));
+        live.watched(running(8), RestartPolicy::default());
         // Somebody who was slow to read.
         assert_eq!(live.ended(7, end).exit_code, 3);
         assert_eq!(live.now().state, Some(running(8)));

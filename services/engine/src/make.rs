@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use gantry_core::containers::{Container, Runtime};
 use gantry_core::db::{Durability, blocking};
-use gantry_core::{Any, Context, Error, Labels, Mount, Platform, Result, architecture};
+use gantry_core::{Any, Context, Error, Kind, Labels, Mount, Platform, Result, architecture};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
-use crate::files::ContainerFiles;
 use crate::image_config::Runtime as ImageRuntime;
 use crate::images::Ready;
 use crate::live::Live;
-use crate::model::{Meta, Network, Phase, Settings, State};
+use crate::logs::LogConfig;
+use crate::model::{Flags, Meta, Network, Phase, Settings, State};
 use crate::options::{ContainerOptions, Created, Pull, Size};
-use crate::spec::{DEFAULT_PATH, SpecInput, check_user};
-use crate::{names, signal};
+use crate::spec::{DEFAULT_PATH, check_user};
+use crate::specification::Moment;
+use crate::{checks, health, names, scope, signal};
 
 /// SIGTERM.
 const TERM: u32 = 15;
@@ -34,27 +35,32 @@ pub(crate) struct Made {
 
 impl Engine {
     /// Makes a container that is not started, or finds the one that the same request
-    /// has made before.
+    /// has made before. Whoever has `gone` before the image is here wants none.
     ///
     /// # Errors
     /// `InvalidArgument`, `NotFound` for the image or its platform, `AlreadyExists` for the name,
-    /// `FailedPrecondition` for an idempotency key of another request.
+    /// `FailedPrecondition` for an idempotency key of another request, `Cancelled`.
     pub async fn create(
         &self,
         ctx: &Context,
-        options: ContainerOptions,
+        mut options: ContainerOptions,
         pull: Pull,
         platform: Option<Platform>,
+        gone: impl Future<Output = ()> + Send,
     ) -> Result<Created> {
+        scope::admit(ctx, &mut options)?;
         let _once = self.once(ctx, options.idempotency.as_ref()).await?;
         if let Some((container, _)) = self.repeated(ctx, options.idempotency.as_ref()).await? {
             let (id, warnings) = (container.id, Vec::new());
             return Ok(Created { id, warnings, existing: true });
         }
-        let image = self.image_for(ctx, &options.image, pull, platform, None).await?;
+        let image = tokio::select! {
+            image = self.image_for(ctx, &options.image, pull, platform, None) => image?,
+            () = gone => return Err(Error::new(Kind::Cancelled, "the caller went away")),
+        };
         let made = self.make(ctx, options, &image, None).await?;
         let busy = made.live.busy.lock().await;
-        if let Err(err) = self.mark_created(ctx, &made).await {
+        if let Err(err) = self.mark_created(ctx, &made, Phase::Created).await {
             self.undo(ctx, &made.container, &made.meta, &made.live).await;
             return Err(err);
         }
@@ -62,9 +68,15 @@ impl Engine {
         Ok(Created { id: made.container.id, warnings: made.warnings, existing: false })
     }
 
-    /// Makes it durable that a container is there, before anybody is told.
-    pub(crate) async fn mark_created(&self, ctx: &Context, made: &Made) -> Result<()> {
-        let created = |meta: &mut Meta| meta.state.phase = Phase::Created;
+    /// Makes it durable that a container is there, before anybody is told. One that is stored
+    /// as being made is undone by a daemon that comes before it runs.
+    pub(crate) async fn mark_created(
+        &self,
+        ctx: &Context,
+        made: &Made,
+        stored: Phase,
+    ) -> Result<()> {
+        let created = move |meta: &mut Meta| meta.state.phase = stored;
         let (id, action) = (&made.container.id, Some(Action::Created));
         self.store.update(ctx, id, Durability::Sync, action, created).await?;
         made.live.set(State { phase: Phase::Created, ..State::default() });
@@ -89,11 +101,19 @@ impl Engine {
         }
         let id = names::random_id();
         let files = self.files(ctx, &id);
-        let (container, meta) = self.records(options, image, &id, &files, size)?;
+        let (mut settings, mut warnings) = self.settle(ctx, &options, image, &id).await?;
+        // Its volumes stay as they are until its record names them.
+        let volumes = image.config.config.as_ref().and_then(|config| config.volumes.as_ref());
+        let held = self.plan_mounts(ctx, &mut settings, volumes).await?;
+        let which = (id.as_str(), self.parts.snapshotters.default.as_str());
+        let (spec, _) = self.specification(ctx, which, &settings, size, Moment::Making).await?;
+        let (mut container, meta) = self.records(options, settings, spec, image, &id);
+        self.plan_views(ctx, &mut container, &meta.settings).await?;
         // The log of the store keeps the order of writes: if anything that
         // follows survives the machine, so does this record.
         let (container, meta) =
             self.store.create(ctx, container, meta, Durability::Buffered).await?;
+        drop(held);
         let live = self.live.entry(ctx, &id);
         live.set(State { phase: Phase::Creating, ..State::default() });
         let written = {
@@ -101,9 +121,13 @@ impl Engine {
             blocking(move || files.write(&settings))
         };
         let (mounts, written) = tokio::join!(self.prepare(ctx, &container, image), written);
-        match written.and(mounts) {
+        let made = match written.and(mounts) {
+            Ok(mounts) => self.make_mounts(ctx, &container, &meta, &mounts).await.map(|()| mounts),
+            Err(err) => Err(err),
+        };
+        match made {
             Ok(mounts) => {
-                let warnings = mismatch(image).into_iter().collect();
+                warnings.extend(mismatch(image));
                 Ok(Made { container, meta, mounts, live, warnings })
             }
             Err(err) => {
@@ -113,16 +137,16 @@ impl Engine {
         }
     }
 
-    /// What the store is to know of a container.
-    fn records(
+    /// What a container is to be like, looked through, and what a user should know of that.
+    async fn settle(
         &self,
-        options: ContainerOptions,
+        ctx: &Context,
+        options: &ContainerOptions,
         image: &Ready,
         id: &str,
-        files: &ContainerFiles,
-        size: Option<Size>,
-    ) -> Result<(Container, Meta)> {
-        let mut settings = settings(&options, &image.config.runtime(), id)?;
+    ) -> Result<(Settings, Vec<String>)> {
+        let runtime = image.config.config.as_ref();
+        let mut settings = settings(options, runtime.unwrap_or(&ImageRuntime::default()), id)?;
         let config = &self.parts.config;
         if settings.log_max_size == 0 {
             settings.log_max_size = config.log_max_size;
@@ -130,10 +154,42 @@ impl Engine {
         if settings.log_max_files == 0 {
             settings.log_max_files = config.log_max_files;
         }
-        let spec = SpecInput { id, settings: &settings, files, size };
-        let spec = Any::spec(self.specs.build(&spec)?);
+        checks::of_caller(&options.labels)?;
+        checks::restart(settings.restart, settings.auto_remove)?;
+        checks::mounts(&settings.mounts)?;
+        for mount in &mut settings.mounts {
+            let place = gantry_core::paths::clean(&mount.target);
+            mount.target = place.to_string_lossy().into_owned();
+        }
+        let mut warnings = Vec::new();
+        if settings.flags != Flags::default() {
+            let (network, named) = (settings.network, !options.hostname.is_empty());
+            warnings = checks::flags(&mut settings.flags, network, named, &self.host)?;
+        }
+        self.name_others(ctx, &mut settings).await?;
+        Ok((settings, warnings))
+    }
+
+    /// An image's labels, without those that would bring its containers within the scope of
+    /// limited clients: that is for whoever makes a container to say.
+    fn of_image(&self, labels: Labels) -> Labels {
+        let mut labels = checks::of_image(labels);
+        labels.retain(|key, _| !self.parts.config.scope_labels.contains(key));
+        labels
+    }
+
+    /// What the store is to know of a container.
+    fn records(
+        &self,
+        options: ContainerOptions,
+        settings: Settings,
+        spec: Any,
+        image: &Ready,
+        id: &str,
+    ) -> (Container, Meta) {
         let image_labels = image.config.runtime().labels.unwrap_or_default();
-        let labels: Labels = image_labels.into_iter().chain(options.labels).collect();
+        let labels: Labels =
+            self.of_image(image_labels).into_iter().chain(options.labels).collect();
         let container = Container {
             id: id.to_owned(),
             labels: labels.clone(),
@@ -153,7 +209,7 @@ impl Engine {
             idempotency: options.idempotency,
             ..Meta::default()
         };
-        Ok((container, meta))
+        (container, meta)
     }
 
     async fn prepare(
@@ -205,14 +261,20 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         )));
     }
     let working_dir = gantry_core::paths::clean(&working_dir).to_string_lossy().into_owned();
+    let flags = Flags {
+        log_driver: options.log_driver.clone(),
+        log_options: options.log_options.clone(),
+        ..options.flags.clone()
+    };
     let host_name = match (options.hostname.as_str(), network) {
         ("", Network::Host) => crate::system::host_name(),
+        ("", _) if flags.namespaces.uts == "host" => crate::system::host_name(),
         ("", Network::None) => id[..SHORT_ID].to_owned(),
         (name, _) => valid_host_name(name)?,
     };
     let user = first(&options.user, image.user.as_ref(), "");
     check_user(&user)?;
-    let (log_max_size, log_max_files) = log_options(&options.log_options)?;
+    let log = LogConfig::parse(&options.log_driver, &options.log_options)?;
     Ok(Settings {
         entrypoint,
         command,
@@ -229,8 +291,15 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
             "" => image.stop_signal.as_deref().and_then(|s| signal::parse(s).ok()).unwrap_or(TERM),
             wish => signal::parse(wish)?,
         },
-        log_max_size,
-        log_max_files,
+        log_max_size: log.max_size,
+        log_max_files: log.max_files,
+        restart: options.restart,
+        stop_timeout: options.stop_timeout,
+        after: options.after.clone(),
+        mounts: options.mounts.clone(),
+        volumes_from: options.volumes_from.clone(),
+        health: health::merged(&options.health, image)?,
+        flags,
     })
 }
 
@@ -297,48 +366,10 @@ pub(crate) fn merge(env: &mut Vec<String>, entry: &str) {
 }
 
 fn valid_host_name(name: &str) -> Result<String> {
-    /// Longest that the kernel takes.
-    const LONGEST: usize = 64;
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    if name.len() <= LONGEST && name.bytes().all(allowed) {
+    if checks::is_host_name(name) {
         return Ok(name.to_owned());
     }
     Err(Error::invalid_argument(format!("invalid hostname: {name:?}")))
-}
-
-/// `max-size` and `max-file` of the log driver `json-file`.
-fn log_options(options: &Labels) -> Result<(u64, u32)> {
-    let (mut size, mut files) = (0, 0);
-    for (key, value) in options {
-        let bad = || Error::invalid_argument(format!("invalid value for log-opt {key}: {value:?}"));
-        match key.as_str() {
-            "max-size" => size = bytes(value).filter(|n| *n > 0).ok_or_else(bad)?,
-            "max-file" => {
-                files = value.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(bad)?;
-            }
-            _ => {
-                return Err(Error::invalid_argument(format!(
-                    "unknown log opt '{key}' for json-file log driver: max-size and max-file \
-                     are known"
-                )));
-            }
-        }
-    }
-    Ok((size, files))
-}
-
-/// `10m`, `1GiB`, `4096`: powers of 1024.
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -409,6 +440,23 @@ mod tests {
         assert_eq!(made.args().collect::<Vec<_>>(), ["sh"]);
         let options = ContainerOptions { entrypoint: Some(vec![]), ..ContainerOptions::default() };
         assert!(settings(&options, &image(), ID).is_err());
+    }
+
+    #[test]
+    fn the_hosts_name_with_the_hosts_names() {
+        let mut options = ContainerOptions::default();
+        options.flags.namespaces.uts = "host".into();
+        let made = settings(&options, &image(), ID).unwrap();
+        assert_eq!(made.hostname, crate::system::host_name());
+    }
+
+    #[test]
+    fn users_of_images_that_there_are_not() {
+        for user in ["4294967296", "2147483648:0", "-1", "0:4294967295"] {
+            let image = ImageRuntime { user: Some(user.into()), ..image() };
+            let err = settings(&ContainerOptions::default(), &image, ID).unwrap_err();
+            assert!(err.to_string().contains("must be in range"), "{user}: {err}");
+        }
     }
 
     #[test]

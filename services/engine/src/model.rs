@@ -5,6 +5,14 @@ use gantry_core::{Any, Error, Labels, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::Idempotency;
+use crate::health::{HealthConfig, HealthStatus};
+
+mod flags;
+
+pub use flags::{
+    DeviceLimit, DeviceLimitKind, DeviceSetting, Flags, Namespaces, Resources, Security, Ulimit,
+};
+pub(crate) use flags::{LOG_DRIVER, UNCONFINED, joining, other_container};
 
 /// Name of the extension in a container's record, and type URL of its value:
 /// JSON of what the engine knows.
@@ -34,8 +42,125 @@ impl Network {
     }
 }
 
-/// How a container was asked to be; never changes.
+/// When a container is started again after its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartMode {
+    /// Never.
+    #[default]
+    No,
+    /// When its exit code was not 0.
+    OnFailure,
+    /// Always, unless its user stopped it; then when the daemon starts.
+    Always,
+    /// Always, unless its user stopped it.
+    UnlessStopped,
+}
+
+impl RestartMode {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RestartMode::No => "no",
+            RestartMode::OnFailure => "on-failure",
+            RestartMode::Always => "always",
+            RestartMode::UnlessStopped => "unless-stopped",
+        }
+    }
+}
+
+/// A restart policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// When.
+    pub mode: RestartMode,
+    /// With [`RestartMode::OnFailure`]: so many times in a row at most; no limit when 0.
+    pub maximum_retries: u32,
+}
+
+/// Another container that is to be there first when the daemon starts containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// Its name or ID, as the caller wrote it; its ID once stored.
+    pub container: String,
+    /// It is to be healthy, not only to run.
+    pub healthy: bool,
+}
+
+/// What a mount brings into a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A file or directory of the host.
+    #[default]
+    Bind,
+    /// A named or anonymous volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+    /// The files of an image, read-only.
+    Image,
+}
+
+impl MountKind {
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MountKind::Bind => "bind",
+            MountKind::Volume => "volume",
+            MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
+        }
+    }
+}
+
+/// Something mounted in a container, as it was asked for (`Mount` of the API).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountSetting {
+    /// What it is.
+    pub kind: MountKind,
+    /// Path on the host, name of a volume, or reference of an image.
+    pub source: String,
+    /// Absolute path in the container.
+    pub target: String,
+    /// Nothing can be written below it.
+    pub read_only: bool,
+    /// Of mount events; `rprivate` when empty.
+    pub propagation: String,
+    /// Make the host's path when it is not there.
+    pub create_source: bool,
+    /// Leave mounts below the source out.
+    pub non_recursive: bool,
+    /// With `read_only`: mounts below the source stay as they are.
+    pub read_only_non_recursive: bool,
+    /// With `read_only`: fail unless mounts below the source can be read-only as well.
+    pub read_only_force_recursive: bool,
+    /// Path below the volume or image that is mounted in place of all of it.
+    pub subpath: String,
+    /// Leave a new volume empty.
+    pub no_copy: bool,
+    /// Labels of a new volume.
+    pub volume_labels: Labels,
+    /// Driver of a new volume.
+    pub volume_driver: String,
+    /// Its driver's options.
+    pub volume_options: Labels,
+    /// Bytes that fit into memory; no limit when 0.
+    pub tmpfs_size: u64,
+    /// Permissions of its top.
+    pub tmpfs_mode: Option<u32>,
+    /// Options as mount(8) writes them.
+    pub tmpfs_options: String,
+    /// A volume without a name, made for this container: it goes with it when asked for.
+    pub anonymous: bool,
+    /// Comes from the image's configuration, not from the caller.
+    pub of_image: bool,
+}
+
+/// How a container was asked to be. Limits and the restart policy can be updated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     /// Entrypoint, from the image or the caller.
     pub entrypoint: Vec<String>,
@@ -63,6 +188,32 @@ pub struct Settings {
     pub log_max_size: u64,
     /// So many files of it are kept; 0 for the shim's default.
     pub log_max_files: u32,
+    /// When it is started again.
+    #[serde(skip_serializing_if = "is_default")]
+    pub restart: RestartPolicy,
+    /// Seconds until a stop kills it: ten when unset, never when negative.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stop_timeout: Option<i32>,
+    /// Containers that are to be there first when the daemon starts containers.
+    #[serde(skip_serializing_if = "is_default")]
+    pub after: Vec<Dependency>,
+    /// What is mounted in it: as asked for, then with volumes named and sources complete.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mounts: Vec<MountSetting>,
+    /// Containers whose mounts it has as well: NAME[:ro|:rw].
+    #[serde(skip_serializing_if = "is_default")]
+    pub volumes_from: Vec<String>,
+    /// How its health is found out.
+    #[serde(skip_serializing_if = "is_default")]
+    pub health: Option<HealthConfig>,
+    /// What few containers have.
+    #[serde(skip_serializing_if = "is_default")]
+    pub flags: Flags,
+}
+
+/// Whether a value need not be stored.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Settings {
@@ -76,7 +227,8 @@ impl Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Its record exists; its file system is being made. Nobody was told of it.
+    /// Its record exists; its file system is being made. Nobody was told of it. Stored as well
+    /// of one that goes with its end and has never run: it is undone with its start.
     #[default]
     Creating,
     /// Made, never started.
@@ -87,6 +239,8 @@ pub enum Phase {
     Paused,
     /// It has ended.
     Exited,
+    /// It has ended, and its restart policy starts it again after a while.
+    Restarting,
     /// It is being taken away: shown to nobody.
     Removing,
     /// It could not be taken away.
@@ -101,6 +255,7 @@ impl Phase {
             Phase::Running => "running",
             Phase::Paused => "paused",
             Phase::Exited => "exited",
+            Phase::Restarting => "restarting",
             Phase::Removing => "removing",
             Phase::Dead => "dead",
         }
@@ -109,6 +264,11 @@ impl Phase {
     /// Whether there is a process.
     pub fn is_running(self) -> bool {
         matches!(self, Phase::Running | Phase::Paused)
+    }
+
+    /// Whether it is shown among those that run: also while it waits for its restart.
+    pub fn is_active(self) -> bool {
+        self.is_running() || self == Phase::Restarting
     }
 }
 
@@ -129,6 +289,18 @@ pub struct State {
     pub started_at: Timestamp,
     /// When it ended last.
     pub finished_at: Timestamp,
+    /// So often its policy has started it since somebody did.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart_count: u32,
+    /// Milliseconds that its policy waits, or waited last, until it starts it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart_delay: u64,
+    /// Its user stopped it: its policy leaves it so.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stopped_by_user: bool,
+    /// How its health is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub health: HealthStatus,
 }
 
 /// The extension.
@@ -146,6 +318,9 @@ pub(crate) struct Meta {
     /// The request that made it, when that may be repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) idempotency: Option<Idempotency>,
+    /// Its removal, once begun, takes its anonymous volumes as well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) with_volumes: bool,
     /// Made by another client than the engine: there is no extension.
     #[serde(skip)]
     pub(crate) foreign: bool,
@@ -228,6 +403,9 @@ mod tests {
         assert_eq!(foreign.settings.command, ["sh", "-c"]);
         meta.store(&mut container).unwrap();
         assert_eq!(Meta::of(&container).unwrap(), meta);
+        let leaving = Meta { with_volumes: true, ..meta };
+        leaving.store(&mut container).unwrap();
+        assert_eq!(Meta::of(&container).unwrap(), leaving);
     }
 
     #[test]

@@ -108,12 +108,12 @@ pub(crate) fn validate(name: &str) -> Result<()> {
     const LONGEST: usize = 128;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && name.len() >= 2 && name.len() <= LONGEST && name.bytes().all(allowed) {
+    if first && name.len() <= LONGEST && name.bytes().all(allowed) {
         return Ok(());
     }
     Err(Error::invalid_argument(format!(
         "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, \
-         2 to {LONGEST} of them"
+         at most {LONGEST} of them"
     )))
 }
 
@@ -126,9 +126,23 @@ pub(crate) fn closest<'a>(
     let most = (written.chars().count() / 3).clamp(1, 2);
     candidates
         .map(|candidate| (distance(written, candidate), candidate))
-        .filter(|(slips, _)| *slips <= most)
+        .filter(|(slips, _)| (1..=most).contains(slips))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// The error about a name that does not exist, with the one that was probably meant.
+pub(crate) fn suggest<'a>(
+    missing: Error,
+    written: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Error {
+    let Some(meant) = closest(written, candidates) else { return missing };
+    let told = Error::not_found(format!("{missing}. Did you mean {meant}?")).meaning(meant);
+    match missing.subject() {
+        Some((object, name)) => told.about(object, name),
+        None => told,
+    }
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours.
@@ -165,11 +179,11 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["web", "a1", "my.app_2-x", "0x"] {
+        for good in ["web", "a", "a1", "my.app_2-x", "0x"] {
             validate(good).unwrap();
         }
         let long = "a".repeat(129);
-        for bad in ["", "a", "_x", "-x", "a b", "a/b", "ä1", &long] {
+        for bad in ["", "_x", "-x", "a b", "a/b", "ä1", &long] {
             assert!(validate(bad).is_err(), "{bad:?}");
         }
     }
@@ -183,6 +197,18 @@ mod tests {
         assert_eq!(meant("cach"), Some("cache"));
         assert_eq!(meant("nothing"), None);
         assert_eq!(meant("x"), None);
+        assert_eq!(meant("web"), None, "one that is being removed has its name");
         assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn errors_say_what_was_meant() {
+        let missing = || Error::not_found("No such container: wbe").about("container", "wbe");
+        let told = suggest(missing(), "wbe", ["web", "db"].into_iter());
+        assert_eq!(told.to_string(), "No such container: wbe. Did you mean web?");
+        assert_eq!((told.meant(), told.subject()), (Some("web"), Some(("container", "wbe"))));
+        assert!(told.is_not_found());
+        let plain = suggest(missing(), "wbe", ["cache"].into_iter());
+        assert_eq!((plain.to_string().as_str(), plain.meant()), ("No such container: wbe", None));
     }
 }

@@ -6,6 +6,8 @@ use gantry_core::{Labels, Platform};
 use tokio::sync::mpsc;
 
 use crate::Idempotency;
+use crate::health::HealthConfig;
+use crate::model::{Dependency, Flags, MountSetting, RestartPolicy};
 
 /// What a container is made from; texts as a user writes them, empty for the default.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +40,24 @@ pub struct ContainerOptions {
     pub auto_remove: bool,
     /// Signal for a stop.
     pub stop_signal: String,
-    /// `max-size`, `max-file`.
+    /// Log driver; `json-file` when empty.
+    pub log_driver: String,
+    /// Options of the log driver.
     pub log_options: Labels,
+    /// What is mounted in it.
+    pub mounts: Vec<MountSetting>,
+    /// Containers whose mounts it has as well: NAME[:ro|:rw].
+    pub volumes_from: Vec<String>,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+    /// How its health is found out, over the image's ways.
+    pub health: HealthConfig,
+    /// Seconds until a stop kills it: ten when unset, never when negative.
+    pub stop_timeout: Option<i32>,
+    /// Containers that are to be there first when the daemon starts containers.
+    pub after: Vec<Dependency>,
+    /// What few containers have. Log driver and options are above.
+    pub flags: Flags,
     /// Names the request, so that repeating it makes no second container.
     pub idempotency: Option<Idempotency>,
 }
@@ -93,6 +111,19 @@ pub struct RunRequest {
     pub size: Option<Size>,
 }
 
+/// Asks to join a container's first process.
+#[derive(Clone, Debug, Default)]
+pub struct AttachRequest {
+    /// Container: name, ID or prefix.
+    pub container: String,
+    /// Carry standard input.
+    pub stdin: bool,
+    /// Size of the caller's terminal.
+    pub size: Option<Size>,
+    /// Start the container, once the session has joined it.
+    pub start: bool,
+}
+
 /// Asks for a further process.
 #[derive(Clone, Debug, Default)]
 pub struct ExecRequest {
@@ -114,6 +145,8 @@ pub struct ExecRequest {
     pub detach: bool,
     /// Size of the caller's terminal.
     pub size: Option<Size>,
+    /// All capabilities that can be given.
+    pub privileged: bool,
 }
 
 /// From the caller of a session.

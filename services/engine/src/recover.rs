@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use gantry_core::containers::{CONTAINERS, Container};
 use gantry_core::db::{Durability, blocking};
 use gantry_core::tasks::{Process, Status};
-use gantry_core::{Context, Namespace, Result, faults};
+use gantry_core::{Context, Namespace, Result, faults, volumes};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
@@ -21,6 +22,16 @@ use crate::watch::stuck;
 
 /// How long one container may hold up the start of the daemon.
 const UNDO: Duration = Duration::from_secs(15);
+/// So many may do so at the same time.
+const SIDE_BY_SIDE: usize = 64;
+
+/// A container that an earlier daemon left.
+struct Left {
+    ctx: Context,
+    container: Container,
+    meta: Meta,
+    task: Option<Process>,
+}
 
 impl Engine {
     /// Brings what is stored and what runs together. Begins to watch what
@@ -31,21 +42,31 @@ impl Engine {
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
         self.watch_memory()?;
         self.follow_others().await;
+        self.waiting.begin();
         let database = Arc::clone(&self.parts.database);
         let namespaces = blocking(move || database.namespaces(CONTAINERS.name())).await?;
+        let mut all = Vec::new();
         for namespace in namespaces {
             let ctx = Context::new(Namespace::new(namespace)?);
-            self.recover_namespace(&ctx).await?;
+            self.find_left(&ctx, &mut all).await?;
+        }
+        side_by_side(all, |left| self.recover_one(left)).await;
+        let database = Arc::clone(&self.parts.database);
+        for namespace in blocking(move || database.namespaces(volumes::TABLE)).await? {
+            self.sweep_imports(&Context::new(Namespace::new(namespace)?)).await?;
         }
         let sockets = socket_directory(&self.parts.config.state);
         blocking(move || {
             sweep_sockets(&sockets);
             Ok(())
         })
-        .await
+        .await?;
+        self.start_waiting().await;
+        Ok(())
     }
 
-    async fn recover_namespace(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+    /// Adds the containers of a namespace.
+    async fn find_left(&self, ctx: &Context, all: &mut Vec<Left>) -> Result<()> {
         let tasks = self.parts.tasks.list(ctx).await?;
         let mut tasks: HashMap<_, _> =
             tasks.into_iter().map(|task| (task.container_id.clone(), task)).collect();
@@ -60,19 +81,27 @@ impl Engine {
                     continue;
                 }
             };
-            match tasks.remove(&id) {
-                // Its end was recorded and told; only its task is left.
-                Some(task) if is_recorded(&meta, &task) => {
-                    if let Err(err) = self.delete_task(ctx, &id).await {
-                        tracing::warn!(id, error = %err, "delete a task");
-                    }
-                    self.recover_ended(ctx, container, meta).await;
-                }
-                Some(task) => self.recover_running(ctx, container, meta, &task).await,
-                None => self.recover_ended(ctx, container, meta).await,
-            }
+            let task = tasks.remove(&id);
+            all.push(Left { ctx: ctx.clone(), container, meta, task });
         }
         Ok(())
+    }
+
+    async fn recover_one(self: &Arc<Self>, left: Left) {
+        let Left { ctx, container, meta, task } = left;
+        match task {
+            // Its end was recorded and told; only its task is left.
+            Some(task) if is_recorded(&meta, &task) => {
+                let id = container.id.as_str();
+                let deleted = tokio::time::timeout(UNDO, self.delete_task(&ctx, id)).await;
+                if let Err(err) = deleted.unwrap_or_else(|_| Err(stuck("end", &meta.name))) {
+                    tracing::warn!(id, error = %err, "delete a task");
+                }
+                self.recover_ended(&ctx, container, meta).await;
+            }
+            Some(task) => self.recover_running(&ctx, container, meta, &task).await,
+            None => self.recover_ended(&ctx, container, meta).await,
+        }
     }
 
     /// There is a task.
@@ -96,27 +125,34 @@ impl Engine {
                 Ok(()) if leaving || meta.state.phase == Phase::Creating => {
                     self.dispose_or_bury(ctx, &container, &meta, &live).await;
                 }
-                Ok(()) => {}
+                // As before that start, which its policy may have wanted.
+                Ok(()) => self.recover_ended(ctx, container, meta).await,
             }
             return;
         }
         let state = State {
             phase: Phase::Running,
-            pid: task.pid,
+            // A shim that does not answer now says nothing of it.
+            pid: if task.pid == 0 { meta.state.pid } else { task.pid },
             // When it was started was not written down yet.
             started_at: if meta.state.started_at.is_unset() {
                 container.created_at
             } else {
                 meta.state.started_at
             },
+            restart_count: meta.state.restart_count,
+            restart_delay: meta.state.restart_delay,
+            stopped_by_user: meta.state.stopped_by_user,
+            health: meta.state.health,
             ..State::default()
         };
         tracing::info!(id, name = meta.name, "the container runs");
-        live.watched(state);
+        live.watched(state, meta.settings.restart);
         // Unless that was recorded, it may not have been told either.
         let started = (!meta.state.phase.is_running()).then_some(Action::Started);
         self.record(ctx, id, &live, Durability::Buffered, started).await;
         self.watch(ctx, &container, &meta, &live);
+        self.begin_health(ctx, &container, &meta, &live);
     }
 
     /// There is no task.
@@ -130,7 +166,7 @@ impl Engine {
             }
             Phase::Running | Phase::Paused => {
                 tracing::info!(id, name = meta.name, "the container ended meanwhile");
-                live.watched(meta.state.clone());
+                live.watched(meta.state.clone(), meta.settings.restart);
                 self.watch(ctx, &container, &meta, &live);
                 // Its exit is known, or known to be lost: this does not take long.
                 live.wait_settled().await;
@@ -138,16 +174,29 @@ impl Engine {
             Phase::Exited if meta.settings.auto_remove => {
                 self.dispose_or_bury(ctx, &container, &meta, &live).await;
             }
-            Phase::Created | Phase::Exited | Phase::Dead => {
+            Phase::Created | Phase::Exited | Phase::Restarting | Phase::Dead => {
                 self.live.forget(ctx, id);
+                if self.find_waiting(ctx, id, &meta) || meta.state.phase != Phase::Restarting {
+                    return;
+                }
+                let ended = |meta: &mut Meta| meta.state.phase = Phase::Exited;
+                let (how, action) = (Durability::Buffered, Some(Action::Updated));
+                if let Err(err) = self.store.update(ctx, id, how, action, ended).await {
+                    tracing::warn!(id, error = %err, "record that a container stays as it is");
+                }
             }
         }
     }
 }
 
+/// Does the same for many: one for which that takes long holds up none of the others.
+async fn side_by_side<T, F: Future<Output = ()>>(all: Vec<T>, work: impl FnMut(T) -> F) {
+    stream::iter(all).for_each_concurrent(SIDE_BY_SIDE, work).await;
+}
+
 /// Whether the end of this run is what is stored: not that of one before it.
 fn is_recorded(meta: &Meta, task: &Process) -> bool {
-    meta.state.phase == Phase::Exited
+    matches!(meta.state.phase, Phase::Exited | Phase::Restarting)
         && task.status == Status::Stopped
         && task.exit.at == meta.state.finished_at
 }
@@ -168,9 +217,28 @@ fn sweep_sockets(directory: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use gantry_core::Timestamp;
     use gantry_core::tasks::Exit;
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_hang_hold_up_nobody() {
+        let begin = tokio::time::Instant::now();
+        let recovered = &Cell::new(0);
+        side_by_side((0..SIDE_BY_SIDE).collect(), |number| async move {
+            if number % 2 == 0 {
+                tokio::time::sleep(UNDO).await;
+            } else {
+                assert!(begin.elapsed() < UNDO);
+            }
+            recovered.set(recovered.get() + 1);
+        })
+        .await;
+        assert_eq!(recovered.get(), SIDE_BY_SIDE);
+        assert!(begin.elapsed() < 2 * UNDO);
+    }
 
     #[test]
     fn the_end_of_an_earlier_run_is_not_that_of_this_one() {

@@ -10,14 +10,15 @@ use gantry_core::tasks::{CreateTask, ExecFailure, Stdio, exec_failure};
 use gantry_core::{Context, Error, Mount, Result, Timestamp};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
+use crate::Engine;
 use crate::attach::Attached;
 use crate::files::attach_socket;
+use crate::health::HealthStatus;
+use crate::lifecycle::{Join, Joined};
 use crate::live::Live;
-use crate::make::Made;
 use crate::model::{Meta, Phase, State};
-use crate::options::{RunRequest, Session, SessionOutput, Size};
-use crate::session::{self, Ended, Target};
-use crate::{Engine, watch};
+use crate::options::{RunRequest, Session, SessionOutput};
+use crate::scope;
 
 /// What a container's start needs.
 pub(crate) struct Start<'a> {
@@ -28,6 +29,8 @@ pub(crate) struct Start<'a> {
     pub(crate) live: &'a Arc<Live>,
     /// It goes with its session: nobody else was told of it.
     pub(crate) transient: bool,
+    /// What its restart policy remembers of earlier runs.
+    pub(crate) carried: State,
 }
 
 /// A command that could not be run, as Docker says it.
@@ -55,6 +58,7 @@ impl Engine {
         mut request: RunRequest,
         mut session: Session,
     ) -> Result<()> {
+        scope::admit(ctx, &mut request.options)?;
         let once = request.options.idempotency.clone();
         if once.is_some() && !request.detach {
             return Err(Error::invalid_argument(
@@ -69,9 +73,16 @@ impl Engine {
         let platform = request.platform.take();
         let progress = progress_to(&session);
         let wanted = &request.options.image;
-        let image = self.image_for(ctx, wanted, request.pull, platform, Some(progress)).await?;
+        let image = tokio::select! {
+            image = self.image_for(ctx, wanted, request.pull, platform, Some(progress)) => image?,
+            // Who leaves before there is a container wants none.
+            () = session.output.closed() => return Ok(()),
+        };
         let options = std::mem::take(&mut request.options);
         let transient = options.auto_remove && !request.detach;
+        // As when its start fails. A request that may be repeated finds it and starts it.
+        let undone = options.auto_remove && once.is_none();
+        let stored = if undone { Phase::Creating } else { Phase::Created };
         let mut made = self.make(ctx, options, &image, request.size).await?;
         let live = Arc::clone(&made.live);
         let busy = live.busy.lock().await;
@@ -82,13 +93,14 @@ impl Engine {
             mounts: std::mem::take(&mut made.mounts),
             live: &live,
             transient,
+            carried: State::default(),
         };
         let told = async {
             if transient {
                 live.set(State { phase: Phase::Created, ..State::default() });
                 self.tell(ctx, Action::Created, &made.container, &made.meta, &live);
             } else {
-                self.mark_created(ctx, &made).await?;
+                self.mark_created(ctx, &made, stored).await?;
             }
             let (id, name) = (made.container.id.clone(), made.meta.name.clone());
             let warnings = made.warnings.clone();
@@ -97,9 +109,9 @@ impl Engine {
             Ok(())
         };
         let (told, prepared) = tokio::join!(told, self.create_task(&start));
-        let attach = !request.detach;
+        let join = if request.detach { Join::No } else { Join::With(request.size) };
         let started = match told.and(prepared) {
-            Ok(pid) => self.start_task(&start, pid, attach, request.size).await,
+            Ok(pid) => self.start_task(&start, pid, join).await,
             Err(err) => Err(err),
         };
         let (pid, attached) = match started {
@@ -118,7 +130,12 @@ impl Engine {
         drop(busy);
         session.tell(SessionOutput::Started { pid }).await;
         if let Some(attached) = attached {
-            self.follow(ctx, &made, pid, attached, &mut session, request.attach_stdin).await;
+            let (id, meta) = (made.container.id.as_str(), &made.meta);
+            let stdin = request.attach_stdin;
+            // A terminal can be attached to again.
+            let sole = !meta.settings.tty;
+            let joined = Joined { ctx, id, meta, live: &live, run: pid, stdin, sole };
+            self.carry(joined, attached, &mut session).await;
         }
         Ok(())
     }
@@ -149,45 +166,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Carries a session of a container's first process to its end.
-    async fn follow(
-        &self,
-        ctx: &Context,
-        made: &Made,
-        run: u32,
-        attached: Attached,
-        session: &mut Session,
-        stdin: bool,
-    ) {
-        let id = made.container.id.as_str();
-        // A terminal can be attached to again.
-        let sole = !made.meta.settings.tty;
-        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole };
-        let state = match session::carry(target, attached, session).await {
-            Ended::CallerGone => return,
-            Ended::Exit(status) => made.live.ended(run, watch::end(&made.meta, status)),
-            Ended::Lost => made.live.wait_run(run).await,
-        };
-        let (status, error) = (state.exit_code, state.error);
-        session.tell(SessionOutput::Exited { status, error }).await;
-    }
-
     /// Has a shim prepare the first process.
     pub(crate) async fn create_task(&self, start: &Start<'_>) -> Result<u32> {
         let Start { ctx, container, meta, .. } = *start;
         let socket = attach_socket(&self.parts.config.state, &container.id);
         let uri = LogUri {
-            log: self.files(ctx, &container.id).log.display().to_string(),
-            max_size: meta.settings.log_max_size,
-            max_files: meta.settings.log_max_files,
             attach: socket.display().to_string(),
             stdin: meta.settings.open_stdin,
+            ..self.log_uri(ctx, container, meta)?
         };
+        // Held until the task is made: it leads to other containers.
+        let (record, _shared) = self.record_to_start(ctx, container, &meta.settings).await?;
         let task = CreateTask {
             container_id: container.id.clone(),
             rootfs: rootfs(start),
             stdio: Stdio { stdout: uri.format(), terminal: meta.settings.tty, ..Stdio::default() },
-            container: Some(Box::new(container.clone())),
+            container: Some(record),
             ..CreateTask::default()
         };
         self.parts.tasks.create(ctx, task).await
@@ -199,11 +193,10 @@ impl Engine {
         self: &Arc<Self>,
         start: &Start<'_>,
         pid: u32,
-        attach: bool,
-        size: Option<Size>,
+        join: Join,
     ) -> Result<(u32, Option<Attached>)> {
         let Start { ctx, container, meta, live, .. } = start;
-        let attached = if attach {
+        let attached = if let Join::With(size) = join {
             let socket = attach_socket(&self.parts.config.state, &container.id);
             let mut attached = Attached::connect(&socket).await?;
             if let Some(size) = size.filter(|_| meta.settings.tty) {
@@ -214,12 +207,14 @@ impl Engine {
             None
         };
         self.parts.tasks.start(ctx, &container.id, "").await?;
-        live.watched(State {
+        let state = State {
             phase: Phase::Running,
             pid,
             started_at: Timestamp::now(),
-            ..State::default()
-        });
+            health: HealthStatus::at_start(meta.settings.health.as_ref()),
+            ..start.carried.clone()
+        };
+        live.watched(state, meta.settings.restart);
         let started = Action::Started;
         if start.transient {
             self.tell(ctx, started, container, meta, live);
@@ -229,6 +224,7 @@ impl Engine {
             self.record(ctx, &container.id, live, Durability::Buffered, Some(started)).await;
         }
         self.watch(ctx, container, meta, live);
+        self.begin_health(ctx, container, meta, live);
         Ok((pid, attached))
     }
 
@@ -260,14 +256,13 @@ impl Engine {
         }
         let before = meta.state.clone();
         // A container that ran before has ended; a new one was only made.
-        let phase = if before.phase == Phase::Exited { Phase::Exited } else { Phase::Created };
+        let phase = match before.phase {
+            Phase::Exited | Phase::Restarting => Phase::Exited,
+            _ => Phase::Created,
+        };
         let state = State { phase, exit_code, error, pid: 0, ..before };
-        live.set(state.clone());
-        let change = move |meta: &mut Meta| meta.state = state.clone();
-        let store = self.store.update(ctx, id, Durability::Sync, Some(Action::Died), change);
-        if let Err(err) = store.await {
-            tracing::warn!(id = %id, error = %err, "record a failed start");
-        }
+        live.set(state);
+        self.record(ctx, id, live, Durability::Sync, Some(Action::Died)).await;
         not_run
     }
 }
@@ -292,6 +287,14 @@ impl NotRun {
             }
         };
         Some(Self { status: failure.exit_code(), text: format!("exec: {command:?}: {why}") })
+    }
+
+    /// Whether an error says that a process was to be a user whom its container does not have.
+    pub(crate) fn of_user(err: &Error) -> Option<Self> {
+        let text = err.to_string();
+        let unknown = ["unable to find user", "unable to find group"];
+        let unknown = unknown.into_iter().any(|words| text.contains(words));
+        unknown.then_some(Self { status: ExecFailure::NotExecutable.exit_code(), text })
     }
 
     /// The same as an error, for callers that see no exit code.
@@ -350,5 +353,13 @@ mod tests {
         let found = not_run(said, "ls").unwrap();
         assert_eq!((found.status, found.text.as_str()), (126, said));
         assert_eq!(not_run("mount failed", "x"), None);
+    }
+
+    #[test]
+    fn users_that_there_are_not() {
+        let said = "unable to find user ghost: no matching entries in passwd file";
+        let found = NotRun::of_user(&Error::invalid_argument(said)).unwrap();
+        assert_eq!((found.status, found.text.as_str()), (126, said));
+        assert_eq!(NotRun::of_user(&Error::internal("mount failed")), None);
     }
 }

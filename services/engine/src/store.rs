@@ -13,10 +13,11 @@ use gantry_grpc::convert;
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use prost::Name;
 
-use crate::live::LiveTable;
+use crate::live::{Live, LiveTable};
 use crate::model::{Meta, Phase};
-use crate::{changes, names};
+use crate::{changes, health, names, scope};
 
+mod brief;
 #[cfg(test)]
 mod tests;
 
@@ -141,6 +142,31 @@ impl Store {
         .await
     }
 
+    /// Stores a container's state, if there is one to be stored, and what made it so. It is
+    /// read within the transaction: of two that record at once the last one stores the newest.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone.
+    pub(crate) async fn record(
+        &self,
+        ctx: &Context,
+        id: &str,
+        live: &Arc<Live>,
+        durability: Durability,
+        action: Option<Action>,
+    ) -> Result<()> {
+        if live.now().state.is_none() {
+            return Ok(());
+        }
+        let live = Arc::clone(live);
+        let change = move |meta: &mut Meta| {
+            if let Some(state) = live.now().state {
+                meta.state = state;
+            }
+        };
+        self.update(ctx, id, durability, action, change).await
+    }
+
     /// Removes a container and its name.
     ///
     /// # Errors
@@ -160,16 +186,19 @@ impl Store {
             durability,
             move |tx| {
                 let space = ctx.namespace.as_str();
-                // The name may be another container's by now.
-                if NAMES.lock(tx, space, &name)?.as_ref() == Some(&row) {
-                    NAMES.delete(tx, space, &name)?;
+                let container = CONTAINERS.lock(tx, space, &row)?;
+                // Damage is no reason to keep it. It may have been renamed meanwhile.
+                let mut meta =
+                    container.as_ref().and_then(|c| Meta::of(c).ok()).unwrap_or_default();
+                for name in [&name, &meta.name] {
+                    // The name may be another container's by now.
+                    if !name.is_empty() && NAMES.lock(tx, space, name)?.as_ref() == Some(&row) {
+                        NAMES.delete(tx, space, name)?;
+                    }
                 }
-                let Some(container) = CONTAINERS.lock(tx, space, &row)? else {
-                    return Ok(Vec::new());
-                };
+                let Some(container) = container else { return Ok(Vec::new()) };
                 CONTAINERS.delete(tx, space, &row)?;
-                // Damage is no reason to keep it.
-                let mut meta = Meta::of(&container).unwrap_or_default();
+                health::delete(tx, space, &row)?;
                 meta.state = live.state(&ctx.namespace, &row).unwrap_or(meta.state);
                 if let Some(once) = &meta.idempotency
                     && KEYS.lock(tx, space, &once.key)?.as_ref() == Some(&row)
@@ -191,6 +220,59 @@ impl Store {
             move |staged| staged.into_iter().for_each(|staged| history.release(staged)),
         )
         .await
+    }
+
+    /// Gives a container another name, both names' rows and its own in one.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone; `AlreadyExists` when another container has the name.
+    pub(crate) async fn rename(&self, ctx: &Context, id: &str, name: &str) -> Result<()> {
+        let (ctx, id, name) = (ctx.clone(), id.to_owned(), name.to_owned());
+        let live = Arc::clone(&self.live);
+        let history = Arc::clone(&self.history);
+        write_then(
+            &self.database,
+            Durability::Sync,
+            move |tx| {
+                let space = ctx.namespace.as_str();
+                let Some(mut container) = CONTAINERS.lock(tx, space, &id)? else {
+                    return Err(no_such(&id));
+                };
+                let mut meta = Meta::of(&container)?;
+                if let Some(owner) = NAMES.lock(tx, space, &name)?.filter(|owner| *owner != id) {
+                    let there = CONTAINERS.lock(tx, space, &owner)?;
+                    let leaving = live.is_removing(&ctx.namespace, &owner);
+                    if there.is_some_and(|c| !leaving && !is_removing(&c)) {
+                        return Err(taken(&name, &owner));
+                    }
+                }
+                if NAMES.lock(tx, space, &meta.name)?.as_ref() == Some(&id) {
+                    NAMES.delete(tx, space, &meta.name)?;
+                }
+                NAMES.put(tx, space, &name, &id)?;
+                meta.name.clone_from(&name);
+                container.labels.insert(crate::NAME_LABEL.to_owned(), name.clone());
+                meta.store(&mut container)?;
+                container.updated_at = Timestamp::now();
+                CONTAINERS.put(tx, space, &id, &container)?;
+                meta.state = live.state(&ctx.namespace, &id).unwrap_or(meta.state);
+                let staged = changes::staged(&ctx, Action::Updated, &container, meta);
+                staged.put(tx)?;
+                Ok(staged)
+            },
+            move |staged| history.release(staged),
+        )
+        .await
+    }
+
+    /// One container by its ID, unless it is being taken away.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn get(&self, ctx: &Context, id: &str) -> Result<Option<(Container, Meta)>> {
+        let (database, namespace) = (Arc::clone(&self.database), ctx.namespace.clone());
+        let (live, id) = (Arc::clone(&self.live), id.to_owned());
+        blocking(move || visible(&*database, &live, &namespace, &id)).await
     }
 
     /// The container that a request with this key made.
@@ -236,30 +318,36 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`, with the name that was probably meant; `InvalidArgument` with the candidates
-    /// when several IDs begin so.
+    /// when several IDs begin so; `PermissionDenied` for one beyond the client's scope.
     pub(crate) async fn resolve(&self, ctx: &Context, text: &str) -> Result<(Container, Meta)> {
         let (database, namespace) = (Arc::clone(&self.database), ctx.namespace.clone());
-        let live = Arc::clone(&self.live);
+        let (live, scope) = (Arc::clone(&self.live), ctx.scope.clone());
         let text = text.strip_prefix('/').unwrap_or(text).to_owned();
         blocking(move || {
-            let space = namespace.as_str();
+            let (space, scope) = (namespace.as_str(), scope.as_deref());
             let visible = |id: &str| visible(&*database, &live, &namespace, id);
+            let admitted = |found: (Container, Meta)| {
+                scope::check(scope, &text, &found.1.labels).map(|()| found)
+            };
             if text.is_empty() || text.contains('\0') {
                 return Err(no_such(&text));
             }
             if let Some(id) = NAMES.get(&*database, space, &text)?
                 && let Some(found) = visible(&id)?
             {
-                return Ok(found);
+                return admitted(found);
             }
             if let Some(found) = visible(&text)? {
-                return Ok(found);
+                return admitted(found);
             }
             let mut candidates = Vec::new();
             for id in keys(&*database, space, &text)? {
-                candidates.extend(visible(&id)?);
+                let seen = |(_, meta): &(_, Meta)| scope.is_none_or(|s| s.covers(&meta.labels));
+                candidates.extend(visible(&id)?.filter(seen));
             }
             match candidates.len() {
+                // Other names are none of a limited client's business.
+                0 if scope.is_some_and(|s| s.label.is_some()) => Err(no_such(&text)),
                 0 => Err(unknown(&*database, space, &text)?),
                 1 => candidates.pop().ok_or_else(|| no_such(&text)),
                 _ => Err(ambiguous(&text, &candidates)),
@@ -330,14 +418,7 @@ fn keys(database: &dyn Database, namespace: &str, prefix: &str) -> Result<Vec<St
 
 fn unknown(database: &dyn Database, namespace: &str, text: &str) -> Result<Error> {
     let names = NAMES.list(database, namespace)?;
-    let meant = names::closest(text, names.iter().map(|(name, _)| name.as_str()));
-    Ok(match meant {
-        Some(meant) => {
-            Error::not_found(format!("No such container: {text}. Did you mean {meant}?"))
-                .about("container", text)
-        }
-        None => no_such(text),
-    })
+    Ok(names::suggest(no_such(text), text, names.iter().map(|(name, _)| name.as_str())))
 }
 
 fn ambiguous(text: &str, candidates: &[(Container, Meta)]) -> Error {

@@ -1,15 +1,31 @@
 //! Containers as they are listed and inspected.
 
+mod config;
+mod host_config;
+mod mounts;
+mod network;
+mod object;
+
+use std::collections::HashMap;
+
 use gantry_core::containers::Container;
 use gantry_core::history::Cursor;
 use gantry_core::{Context, Labels, Result, Timestamp};
-use serde_json::{Value, json};
 
-use crate::Engine;
-use crate::files::ContainerFiles;
 use crate::lifecycle::current;
-use crate::model::{Meta, Network, Phase, Settings, State};
-use crate::signal;
+use crate::model::{Meta, Phase, Settings, State};
+use crate::{ContainerFilter, Engine, scope};
+
+/// Which containers are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Those that do not run as well.
+    pub all: bool,
+    /// Those that match.
+    pub filter: ContainerFilter,
+    /// The so many that were made last, whatever they do; no limit when 0.
+    pub last: usize,
+}
 
 /// A container in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +74,53 @@ impl Engine {
     pub async fn list_at(
         &self,
         ctx: &Context,
-        all: bool,
+        which: &Listing,
     ) -> Result<(Vec<Summary>, Option<Cursor>)> {
         // First: a change is made before it is told.
         let cursor = self.parts.history.cursor().await;
         if let Err(err) = &cursor {
             tracing::warn!(error = %err, "list containers without a cursor");
         }
-        Ok((self.list(ctx, all).await?, cursor.ok()))
+        Ok((self.select(ctx, which).await?, cursor.ok()))
+    }
+
+    /// The containers that are meant, newest first.
+    ///
+    /// # Errors
+    /// The store's; `NotFound` for a container or image in a filter.
+    pub async fn select(&self, ctx: &Context, which: &Listing) -> Result<Vec<Summary>> {
+        let Listing { all, filter, last } = which;
+        let every = *all || *last > 0 || filter.wants_ended();
+        let mut found = self.list(ctx, every).await?;
+        for (names, newer) in [(&filter.before, false), (&filter.since, true)] {
+            for name in names {
+                let other = self.find(ctx, name).await?.container.created_at;
+                found.retain(|c| if newer { c.created_at > other } else { c.created_at < other });
+            }
+        }
+        if !filter.ancestors.is_empty() {
+            let ancestors = self.ancestors(ctx, &filter.ancestors).await?;
+            found
+                .retain(|c| ancestors.contains(&c.image_id) || filter.ancestors.contains(&c.image));
+        }
+        found.retain(|container| filter.matches(container));
+        if *last > 0 {
+            found.truncate(*last);
+        }
+        Ok(found)
+    }
+
+    /// IDs of the images that are named. One that is not here has no containers.
+    async fn ancestors(&self, ctx: &Context, names: &[String]) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for name in names {
+            match self.inspect_image(ctx, name).await {
+                Ok((image, _)) => ids.extend(image.id.map(|id| id.to_string())),
+                Err(err) if err.is_not_found() => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(ids)
     }
 
     /// Containers, newest first: those that run, or all. Never waits for a shim.
@@ -74,15 +129,20 @@ impl Engine {
     /// The store's.
     pub async fn list(&self, ctx: &Context, all: bool) -> Result<Vec<Summary>> {
         let tasks = self.parts.tasks.list(ctx).await?;
+        let tasks: HashMap<_, _> =
+            tasks.iter().map(|task| (task.container_id.as_str(), task)).collect();
         let mut found = Vec::new();
         for (container, meta) in self.store.list(ctx).await? {
-            let task = tasks.iter().find(|task| task.container_id == container.id);
+            if !scope::sees(ctx, &meta.labels) {
+                continue;
+            }
+            let task = tasks.get(container.id.as_str()).copied();
             let known = self.live.state(&ctx.namespace, &container.id);
             let stored = meta.state.phase;
             let state = current(&meta, known, task);
             // Nobody was told of one that is being made: what is stored says first that it is.
             let unmade = state.phase == Phase::Creating && stored == Phase::Creating;
-            if !unmade && (all || state.phase.is_running()) {
+            if !unmade && (all || state.phase.is_active()) {
                 found.push(Summary::of(&container, meta, state));
             }
         }
@@ -90,170 +150,17 @@ impl Engine {
         Ok(found)
     }
 
-    /// One container, with all that is known of it as JSON with Docker's field names.
+    /// One container, with all that is known of it as JSON with Docker's field names. Never
+    /// waits for a shim.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` when several IDs begin so.
     pub async fn inspect(&self, ctx: &Context, text: &str) -> Result<(Summary, String)> {
         let found = self.find(ctx, text).await?;
-        let files = self.files(ctx, &found.container.id);
+        let execs = found.live.execs.ids();
         let summary = Summary::of(&found.container, found.meta, found.state);
-        let json = inspect(&summary, &found.container, &files);
-        Ok((summary, json.to_string()))
-    }
-}
-
-/// Docker's word for "never".
-const NEVER: &str = "0001-01-01T00:00:00Z";
-
-fn time(t: Timestamp) -> String {
-    if t.is_unset() { NEVER.to_owned() } else { t.to_string() }
-}
-
-fn inspect(summary: &Summary, container: &Container, files: &ContainerFiles) -> Value {
-    let settings = &summary.settings;
-    let mut args = settings.args();
-    let path = args.next().map_or("", String::as_str);
-    json!({
-        "Id": summary.id,
-        "Created": time(summary.created_at),
-        "Path": path,
-        "Args": args.collect::<Vec<_>>(),
-        "State": state(&summary.state),
-        "Image": summary.image_id,
-        "ResolvConfPath": files.resolv_conf,
-        "HostnamePath": files.hostname,
-        "HostsPath": files.hosts,
-        "LogPath": files.log,
-        "Name": format!("/{}", summary.name),
-        "RestartCount": 0,
-        "Driver": container.snapshotter,
-        "Platform": "linux",
-        "MountLabel": "",
-        "ProcessLabel": "",
-        "AppArmorProfile": "",
-        "ExecIDs": null,
-        "HostConfig": host_config(settings, &container.runtime.name),
-        "GraphDriver": {"Name": container.snapshotter, "Data": null},
-        "Mounts": [],
-        "Config": config(summary),
-        "NetworkSettings": network_settings(settings.network),
-    })
-}
-
-fn state(state: &State) -> Value {
-    json!({
-        "Status": state.phase.as_str(),
-        "Running": state.phase.is_running(),
-        "Paused": state.phase == Phase::Paused,
-        "Restarting": false,
-        "OOMKilled": state.oom_killed,
-        "Dead": state.phase == Phase::Dead,
-        "Pid": state.pid,
-        "ExitCode": state.exit_code,
-        "Error": state.error,
-        "StartedAt": time(state.started_at),
-        "FinishedAt": time(state.finished_at),
-    })
-}
-
-fn host_config(settings: &Settings, runtime: &str) -> Value {
-    let mut log = Labels::new();
-    if settings.log_max_size > 0 {
-        log.insert("max-size".into(), settings.log_max_size.to_string());
-    }
-    if settings.log_max_files > 0 {
-        log.insert("max-file".into(), settings.log_max_files.to_string());
-    }
-    json!({
-        "Binds": null,
-        "LogConfig": {"Type": "json-file", "Config": log},
-        "NetworkMode": settings.network.as_str(),
-        "PortBindings": {},
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-        "AutoRemove": settings.auto_remove,
-        "Privileged": false,
-        "ReadonlyRootfs": false,
-        "CapAdd": null,
-        "CapDrop": null,
-        "CgroupnsMode": "private",
-        "IpcMode": "private",
-        "ShmSize": 64 << 20,
-        "Runtime": runtime,
-    })
-}
-
-fn config(summary: &Summary) -> Value {
-    let settings = &summary.settings;
-    let some = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
-    json!({
-        "Hostname": settings.hostname,
-        "Domainname": "",
-        "User": settings.user,
-        "AttachStdin": false,
-        "AttachStdout": false,
-        "AttachStderr": false,
-        "Tty": settings.tty,
-        "OpenStdin": settings.open_stdin,
-        "Env": settings.env,
-        "Cmd": some(&settings.command),
-        "Image": summary.image,
-        "Volumes": null,
-        "WorkingDir": settings.working_dir,
-        "Entrypoint": some(&settings.entrypoint),
-        "Labels": summary.labels,
-        "StopSignal": signal::name(settings.stop_signal),
-    })
-}
-
-fn network_settings(network: Network) -> Value {
-    let endpoint = json!({
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "Gateway": "",
-        "MacAddress": "",
-        "NetworkID": "",
-        "EndpointID": "",
-    });
-    json!({
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "Gateway": "",
-        "MacAddress": "",
-        "Ports": {},
-        "Networks": {network.as_str(): endpoint},
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    #[test]
-    fn dockers_names() {
-        let container = Container { id: "c1".into(), ..Container::default() };
-        let meta = Meta {
-            name: "web".into(),
-            settings: Settings {
-                command: vec!["sh".into(), "-c".into(), "x".into()],
-                stop_signal: 15,
-                ..Settings::default()
-            },
-            ..Meta::default()
-        };
-        let state = State { phase: Phase::Exited, exit_code: 3, ..State::default() };
-        let summary = Summary::of(&container, meta, state);
-        let files = ContainerFiles::below(Path::new("/r"), "c1");
-        let json = inspect(&summary, &container, &files);
-        assert_eq!(json["Name"], "/web");
-        assert_eq!((&json["Path"], &json["Args"]), (&json!("sh"), &json!(["-c", "x"])));
-        assert_eq!(json["State"]["Status"], "exited");
-        assert_eq!(json["State"]["ExitCode"], 3);
-        assert_eq!(json["State"]["StartedAt"], NEVER);
-        assert_eq!(json["HostConfig"]["NetworkMode"], "none");
-        assert_eq!(json["Config"]["StopSignal"], "SIGTERM");
-        assert_eq!(json["Config"]["Entrypoint"], Value::Null);
-        assert_eq!(json["NetworkSettings"]["Networks"]["none"]["IPAddress"], "");
+        let object = self.object(ctx, &summary, &found.container, execs).await;
+        let json = object.fields().to_string();
+        Ok((summary, json))
     }
 }

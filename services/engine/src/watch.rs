@@ -38,6 +38,7 @@ fn end_at(meta: &Meta, exit: Exit) -> impl FnOnce(&mut State) + use<> {
     move |state| {
         state.phase = phase;
         state.exit_code = exit.status;
+        state.health = state.health.at_end();
         state.finished_at = if exit.at.is_unset() { Timestamp::now() } else { exit.at };
     }
 }
@@ -52,7 +53,7 @@ impl Engine {
         live: &Arc<Live>,
     ) {
         let engine = Arc::clone(self);
-        let ctx = Context { lease: None, ..ctx.clone() };
+        let ctx = ctx.of_daemon();
         // What follows needs no specification: it is by far the largest part.
         let container = Container { spec: None, ..container.clone() };
         let (meta, live) = (meta.clone(), Arc::clone(live));
@@ -63,7 +64,7 @@ impl Engine {
     }
 
     async fn watch_to_the_end(
-        &self,
+        self: &Arc<Self>,
         ctx: &Context,
         container: Container,
         meta: Meta,
@@ -72,13 +73,13 @@ impl Engine {
     ) {
         let id = container.id.as_str();
         let exit = self.exit_of(ctx, id).await;
-        live.ended(run, end_at(&meta, exit));
-        if meta.settings.auto_remove {
+        let after = live.ended(run, end_at(&meta, exit)).phase;
+        if after == Phase::Removing {
             // Nothing is recorded: its record goes.
             self.tell(ctx, Action::Died, &container, &meta, &live);
         }
         let busy = live.busy.lock().await;
-        if meta.settings.auto_remove {
+        if after == Phase::Removing {
             self.dispose_or_bury(ctx, &container, &meta, &live).await;
         } else {
             // The shim keeps the exit until it is recorded here.
@@ -89,6 +90,9 @@ impl Engine {
         }
         drop(busy);
         live.settled();
+        if after == Phase::Restarting {
+            self.restart_later(ctx, id, &live);
+        }
     }
 
     async fn exit_of(&self, ctx: &Context, id: &str) -> Exit {
@@ -112,13 +116,11 @@ impl Engine {
         &self,
         ctx: &Context,
         id: &str,
-        live: &Live,
+        live: &Arc<Live>,
         how: Durability,
         action: Option<Action>,
     ) {
-        let Some(state) = live.now().state else { return };
-        let change = move |meta: &mut Meta| meta.state = state.clone();
-        match self.store.update(ctx, id, how, action, change).await {
+        match self.store.record(ctx, id, live, how, action).await {
             Err(err) if !err.is_not_found() => {
                 tracing::warn!(id, error = %err, "record what a container does");
             }
@@ -171,10 +173,18 @@ impl Engine {
                 _ => {}
             }
         }
+        self.remove_views(ctx, container, meta).await?;
         let files = self.files(ctx, id);
         blocking(move || files.remove()).await?;
+        // Before the record, which tells a daemon that comes after this one of them. Of one
+        // that was never made nobody else knows.
+        let untold = meta.state.phase == Phase::Creating;
+        if meta.settings.auto_remove || meta.with_volumes || untold {
+            self.remove_anonymous(ctx, id, meta).await;
+        }
         self.store.remove(ctx, id, &meta.name, durability).await?;
-        self.live.forget(ctx, id);
+        self.live.gone(ctx, id);
+        self.health.forget(ctx, id);
         Ok(())
     }
 
@@ -185,7 +195,7 @@ impl Engine {
         ctx: &Context,
         container: &Container,
         meta: &Meta,
-        live: &Live,
+        live: &Arc<Live>,
     ) {
         if let Err(err) = self.dispose(ctx, container, meta, Durability::Buffered).await {
             self.bury(ctx, container, live, &err).await;
@@ -198,7 +208,7 @@ impl Engine {
         ctx: &Context,
         container: &Container,
         meta: &Meta,
-        live: &Live,
+        live: &Arc<Live>,
     ) {
         self.dispose_or_bury(ctx, container, meta, live).await;
         live.unmade();
@@ -209,7 +219,7 @@ impl Engine {
         &self,
         ctx: &Context,
         container: &Container,
-        live: &Live,
+        live: &Arc<Live>,
         err: &Error,
     ) {
         tracing::warn!(id = %container.id, error = %err, "remove a container");

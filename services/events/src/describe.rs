@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_core::events::Envelope;
 use gantry_core::filter::Filterable;
+use gantry_core::tasks::PROBE;
 use gantry_grpc::any;
 use gantry_grpc::containerd::events as ev;
 use gantry_grpc::containerd::services::images::v1 as images;
@@ -54,6 +55,18 @@ pub(crate) fn describe(envelope: &Envelope) -> Description {
     description
 }
 
+/// Whether an event is about a process that only sees to a container's health.
+pub(crate) fn is_of_probe(envelope: &Envelope) -> bool {
+    if !envelope.topic.starts_with("/tasks/") {
+        return false;
+    }
+    let event = convert::any(envelope.event.clone());
+    let Some((_, container, attributes)) = known(&event) else { return false };
+    let process = attributes.get("exec_id").or_else(|| attributes.get("id"));
+    // A container's first process may have the container's own ID.
+    process.is_some_and(|process| process.ends_with(PROBE) && *process != container)
+}
+
 /// An envelope as containerd's filters see it: with the fields of its message.
 pub(crate) struct Open<'a>(pub(crate) &'a Envelope);
 
@@ -78,6 +91,7 @@ fn words(topic: &str) -> (String, String) {
     let kind = match first {
         "containers" if ours.is_some() => "container",
         "containers" => "record",
+        "volumes" if ours.is_some() => "volume",
         "tasks" => "task",
         "images" => "image",
         "namespaces" => "namespace",
@@ -134,8 +148,9 @@ fn named<const N: usize>(fields: [(&str, String); N]) -> BTreeMap<String, String
 
 fn known(event: &prost_types::Any) -> Option<Known> {
     type Read = fn(&prost_types::Any) -> Option<Known>;
-    const KNOWN: [Read; 28] = [
+    const KNOWN: [Read; 29] = [
         |event| of(event, container),
+        |event| of(event, volume),
         fields!(ev::TaskCreate, container_id, bundle, pid),
         fields!(ev::TaskStart, container_id, pid),
         fields!(ev::TaskExit, container_id, id, pid, exit_status),
@@ -178,6 +193,14 @@ fn container(event: engine::ContainerEvent) -> Known {
     let more = more.into_iter().filter(|(_, value)| !value.is_empty());
     attributes.extend(more.map(|(name, value)| (name.to_owned(), value)));
     ("id", container.id, attributes)
+}
+
+/// Docker's attributes of a volume.
+fn volume(event: engine::VolumeEvent) -> Known {
+    let mut attributes = event.labels;
+    let more = [("driver", event.driver), ("renamed_from", event.renamed_from)];
+    attributes.extend(named(more));
+    ("name", event.name, attributes)
 }
 
 #[cfg(test)]
@@ -262,6 +285,37 @@ mod tests {
         assert!(matches(any::pack(&updated), "event.id==c,event.labels.k==v"));
         for filter in ["event.container_id==c2", "event.nope", "event"] {
             assert!(!matches(any::pack(&exit), filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn processes_that_see_to_health() {
+        let is_of_probe = |topic: &str, event: prost_types::Any| {
+            let event = convert::from_any(event);
+            super::is_of_probe(&Envelope { topic: topic.into(), event, ..Envelope::default() })
+        };
+        for (container, process, wanted) in [
+            ("c1", "e1-health", true),
+            ("c1", "e1", false),
+            ("c1", "", false),
+            ("c1-health", "", false),
+            ("c1-health", "c1-health", false),
+            ("c1-health", "e1-health", true),
+        ] {
+            let (container_id, exec_id) = (container.to_owned(), process.to_owned());
+            let exit = ev::TaskExit {
+                container_id: container_id.clone(),
+                id: exec_id.clone(),
+                ..Default::default()
+            };
+            assert_eq!(is_of_probe("/tasks/exit", any::pack(&exit)), wanted, "{exit:?}");
+            assert!(!is_of_probe("/x", any::pack(&exit)));
+            let added = ev::TaskExecAdded { container_id: container_id.clone(), exec_id };
+            if process != container {
+                assert_eq!(is_of_probe("/tasks/exec-added", any::pack(&added)), wanted);
+            }
+            let start = ev::TaskStart { container_id, pid: 7 };
+            assert!(!is_of_probe("/tasks/start", any::pack(&start)));
         }
     }
 

@@ -32,6 +32,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const BATCH: usize = 1024;
 /// So many events stay in memory, for readers that are up to date.
 const RECENT: usize = 256;
+/// So many of those that are not kept.
+const PASSING: usize = 1024;
 
 /// How much of the history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,9 @@ impl Default for Limits {
 /// loss may take the events of the last seconds, but never one whose staged record it
 /// left. Readers follow what is written: nobody ever saw an event that a killed
 /// daemon's successor does not know.
+///
+/// Only what happens to processes of health checks passes by without being written: there is
+/// so much of it that it would soon be all that is kept.
 pub struct Journal {
     exchange: Exchange,
     shared: Arc<Shared>,
@@ -71,6 +76,36 @@ struct Shared {
     progress: watch::Sender<Progress>,
     /// The last stored events, numbers without holes. Held for as long as it takes to copy some.
     recent: Mutex<VecDeque<Record>>,
+    /// The last ones of those that are not kept. Held as above.
+    passing: Mutex<Passing>,
+}
+
+/// The last events of those that are not kept, numbered since the journal was opened.
+#[derive(Debug, Default)]
+struct Passing {
+    /// Number of the first one that is here.
+    first: u64,
+    records: VecDeque<Record>,
+}
+
+impl Passing {
+    /// Number of the next one.
+    fn end(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    fn add(&mut self, records: Vec<Record>) {
+        self.records.extend(records);
+        let many = self.records.len().saturating_sub(PASSING);
+        self.records.drain(..many);
+        self.first += many as u64;
+    }
+
+    /// Those from this number on, as far as they are here.
+    fn since(&self, number: u64) -> impl Iterator<Item = (u64, &Record)> {
+        let gone = number.saturating_sub(self.first);
+        (self.first + gone..).zip(self.records.iter().skip(gone as usize))
+    }
 }
 
 #[derive(Default)]
@@ -98,6 +133,8 @@ struct Progress {
     floor: u64,
     /// The store does not take events now.
     failing: bool,
+    /// Number of the next event of those that are not kept.
+    passing: u64,
 }
 
 impl Journal {
@@ -114,6 +151,7 @@ impl Journal {
             added: Condvar::new(),
             progress: watch::Sender::new(log.progress()),
             recent: Mutex::default(),
+            passing: Mutex::default(),
         });
         let writer = {
             let shared = Arc::clone(&shared);
@@ -173,16 +211,18 @@ impl Shared {
                     return;
                 }
             }
-            self.progress.send_modify(|progress| *progress = Progress { taken, ..log.progress() });
+            let passing = self.passing().end();
+            let now = Progress { taken, passing, ..log.progress() };
+            self.progress.send_modify(|progress| *progress = now);
         }
     }
 
     /// Writes one batch, again and again while the store fails. `false` when
     /// the journal was closed over that.
     fn write_batch(&self, log: &mut Log, entries: &[Entry], lost: bool) -> bool {
-        let stored = loop {
+        let written = loop {
             let err = match log.append(entries, lost) {
-                Ok(stored) => break stored,
+                Ok(written) => break written,
                 Err(err) => err,
             };
             tracing::warn!(error = %err, "store events; trying again");
@@ -195,15 +235,22 @@ impl Shared {
             }
         };
         let mut recent = self.recent();
-        recent.extend(stored);
+        recent.extend(written.stored);
         let many = recent.len().saturating_sub(RECENT);
         recent.drain(..many);
+        drop(recent);
+        self.passing().add(written.passing);
         true
     }
 
     fn recent(&self) -> MutexGuard<'_, VecDeque<Record>> {
         // Nothing panics under this lock.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn passing(&self) -> MutexGuard<'_, Passing> {
+        // Nothing panics under this lock.
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be written next, how many events came in up to then, and whether some

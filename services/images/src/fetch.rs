@@ -10,13 +10,13 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use gantry_core::content::{BlobStream, ContentStore, Writer};
 use gantry_core::leases::{Leases, Resource};
+use gantry_core::locks::{KeyGuard, KeyLocks};
 use gantry_core::{Context, Descriptor, Digest, Error, Kind, LabelMask, Labels, Result};
 use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::document::Document;
 use crate::feed::Feed;
-use crate::flights::{Flight, Flights};
 use crate::hosts::Operation;
 use crate::progress::LayerProgress;
 use crate::remote::{self, Remote};
@@ -47,7 +47,8 @@ pub(crate) struct Fetcher {
     pub(crate) content: Arc<dyn ContentStore>,
     pub(crate) leases: Arc<dyn Leases>,
     pub(crate) config: Arc<Config>,
-    pub(crate) flights: Arc<Flights>,
+    /// Single flight: what several requests want is done by one of them.
+    pub(crate) flights: KeyLocks<String>,
     /// Where to fetch from; `None` when everything has to be here.
     pub(crate) remote: Option<Remote>,
 }
@@ -64,7 +65,7 @@ pub(crate) enum Opened {
 pub(crate) struct Ingest {
     writer: Box<dyn Writer>,
     reference: String,
-    _flight: Flight,
+    _flight: KeyGuard<String>,
 }
 
 /// The hosts of a layer, by their places in the order in which they are tried.
@@ -337,7 +338,7 @@ impl Fetcher {
     /// Opens the ingest of a blob, and waits while another client has it.
     async fn ingest(&self, prefix: &str, blob: &Descriptor) -> Result<Opened> {
         let key = format!("content {} {}", self.ctx.namespace, blob.digest);
-        let flight = self.flights.enter(key).await;
+        let flight = self.flights.lock(key).await;
         let reference = reference_of(prefix, &blob.digest);
         let (mut seen, mut moved) = (None, Instant::now());
         loop {

@@ -26,7 +26,6 @@ mod credentials;
 mod document;
 mod feed;
 mod fetch;
-mod flights;
 mod gather;
 pub mod grpc;
 mod hosts;

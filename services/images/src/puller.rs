@@ -11,6 +11,7 @@ use bytes::Bytes;
 use gantry_core::content::ContentStore;
 use gantry_core::images::{Image, Images, Progress, ProgressSink, PullRequest, Puller, Unpacked};
 use gantry_core::leases::Leases;
+use gantry_core::locks::KeyLocks;
 use gantry_core::namespaces::Namespaces;
 use gantry_core::snapshots::Snapshotters;
 use gantry_core::{
@@ -23,7 +24,6 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::document::{self, Document, ImageParts, PartsCache};
 use crate::fetch::{self, Fetcher};
-use crate::flights::Flights;
 use crate::hosts::Operation;
 use crate::layers::LayerWork;
 use crate::leasing::Leasing;
@@ -58,7 +58,7 @@ pub struct RegistryPuller {
     services: Services,
     config: Arc<Config>,
     registries: Registries,
-    flights: Arc<Flights>,
+    flights: KeyLocks<String>,
     leasing: Leasing,
     parsed: PartsCache,
     host: Platform,
@@ -76,7 +76,7 @@ impl RegistryPuller {
             leasing: Leasing::new(Arc::clone(&services.leases), config.keep_partial),
             services,
             config,
-            flights: Arc::default(),
+            flights: KeyLocks::default(),
             parsed: PartsCache::default(),
             host: platform::host(),
         })
@@ -99,7 +99,7 @@ impl RegistryPuller {
             content: Arc::clone(&self.services.content),
             leases: Arc::clone(&self.services.leases),
             config: Arc::clone(&self.config),
-            flights: Arc::clone(&self.flights),
+            flights: self.flights.clone(),
             remote,
         }
     }
@@ -123,7 +123,7 @@ impl RegistryPuller {
             snapshotter: snapshotters.get(&name)?,
             name: snapshotters.resolve(&name).to_owned(),
             applier: Arc::clone(&self.services.applier),
-            flights: Arc::clone(&self.flights),
+            flights: self.flights.clone(),
             tasks: TaskTracker::new(),
         })
     }

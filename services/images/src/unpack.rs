@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gantry_core::content::BlobStream;
 use gantry_core::db::Durability;
+use gantry_core::locks::{KeyGuard, KeyLocks};
 use gantry_core::snapshots::Snapshotter;
 use gantry_core::{Applier, Context, Digest, Error, Labels, NeedsParent, Result};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::document::Layer;
-use crate::flights::{Flight, Flights};
 
 /// Label of a snapshot that was made of a layer: its own chain ID.
 const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
@@ -23,7 +23,7 @@ pub(crate) struct Unpacker {
     pub(crate) name: String,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     pub(crate) applier: Arc<dyn Applier>,
-    pub(crate) flights: Arc<Flights>,
+    pub(crate) flights: KeyLocks<String>,
     /// Knows the extractions that still run.
     pub(crate) tasks: TaskTracker,
 }
@@ -63,9 +63,9 @@ pub(crate) type Running = oneshot::Receiver<Result<Extraction>>;
 
 impl Unpacker {
     /// The right to unpack this chain, which one task has at a time.
-    pub(crate) async fn enter(&self, chain: &Digest) -> Flight {
+    pub(crate) async fn enter(&self, chain: &Digest) -> KeyGuard<String> {
         let key = format!("snapshot {} {} {chain}", self.ctx.namespace, self.name);
-        self.flights.enter(key).await
+        self.flights.lock(key).await
     }
 
     /// Whether the layers up to this one are unpacked.

@@ -11,19 +11,22 @@ use gantry_core::images::IMAGES;
 use gantry_core::leases::LEASES;
 use gantry_core::namespaces::{NAMESPACES, Namespaces, Record, TABLE_NAMESPACE};
 use gantry_core::sandboxes::SANDBOXES;
-use gantry_core::{Context, Error, LabelMask, Labels, Namespace, Result, labels, snapshots};
+use gantry_core::{
+    Context, Error, LabelMask, Labels, Namespace, Result, labels, snapshots, volumes,
+};
 use gantry_ttrpc::containerd::events as messages;
 
 use crate::database::any_row;
 use crate::{leases, stage, write_and_tell};
 
 /// Tables whose rows bring a namespace about.
-const OBJECTS: [&str; 6] = [
+const OBJECTS: [&str; 7] = [
     IMAGES.name(),
     BLOBS.name(),
     snapshots::TABLE,
     CONTAINERS.name(),
     SANDBOXES.name(),
+    volumes::TABLE,
     LEASES.name(),
 ];
 
@@ -66,7 +69,7 @@ fn inhabitants(db: &dyn Database, namespace: &Namespace) -> Result<Vec<String>> 
     for name in snapshotters(db, namespace)? {
         found.push(format!("snapshots on {name:?} snapshotter"));
     }
-    for table in [CONTAINERS.name(), SANDBOXES.name()] {
+    for table in [CONTAINERS.name(), SANDBOXES.name(), volumes::TABLE] {
         if any_row(db, table, namespace.as_str())? {
             found.push(table.to_owned());
         }

@@ -10,19 +10,17 @@ use async_trait::async_trait;
 use gantry_core::db::{Database, Durability, Transaction, blocking, write_blocking};
 use gantry_core::events::Events;
 use gantry_core::filter::Filters;
-use gantry_core::snapshots::{Info, Kind, Snapshotter, Usage};
+use gantry_core::snapshots::{Info, Kind, SnapshotUsage, Snapshotter, Usage};
 use gantry_core::{Context, Error, LabelMask, Labels, Mount, Result, faults, labels};
+use gantry_files::{Flush, Trash, tree_size};
 use gantry_ttrpc::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use gantry_ttrpc::{any, convert};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::backend::{Backend, CONTENT, Place};
-use crate::flush::Flush;
 use crate::idmap::IdMap;
 use crate::numbers::Numbers;
 use crate::store::{self, Commit, Record, Store};
-use crate::trash::Trash;
-use crate::usage::measure;
 use crate::{Options, SNAPSHOT_REF};
 
 /// The most layers that the kernel stacks (`OVL_MAX_STACK`).
@@ -70,7 +68,7 @@ impl<B: Backend> Directories<B> {
             db: Arc::clone(&options.db),
             events: Arc::clone(&options.events),
             numbers: Numbers::new(B::NAME),
-            trash: Trash::new(&root)?,
+            trash: Trash::new(&root, "snapshot")?,
             flush: Flush::new(&root)?,
             restoring: Mutex::default(),
             root,
@@ -136,7 +134,7 @@ impl<B: Backend> Snapshotter for Directories<B> {
         self.blocking(move |inner| {
             let record = inner.get(&ctx, &key)?;
             match record.info.kind {
-                Kind::Active => measure(&inner.content(record.number)),
+                Kind::Active => tree_size(&inner.content(record.number)),
                 Kind::View | Kind::Committed => Ok(record.usage),
             }
         })
@@ -236,6 +234,16 @@ impl<B: Backend> Snapshotter for Directories<B> {
         let all = self.blocking(move |inner| inner.store.list(&*inner.db, ctx.namespace.as_str()));
         let infos = all.await?.into_iter().map(|record| record.info);
         Ok(infos.filter(|info| filters.matches(info)).collect())
+    }
+
+    async fn list_usage(&self, ctx: &Context) -> Result<Vec<SnapshotUsage>> {
+        let ctx = ctx.clone();
+        let all = self.blocking(move |inner| inner.store.list(&*inner.db, ctx.namespace.as_str()));
+        let with_usage = |record: Record| {
+            let committed = record.info.kind == Kind::Committed;
+            SnapshotUsage { usage: committed.then_some(record.usage), info: record.info }
+        };
+        Ok(all.await?.into_iter().map(with_usage).collect())
     }
 
     async fn cleanup(&self) -> Result<()> {
@@ -362,7 +370,7 @@ impl<B: Backend> Inner<B> {
         if let Some(lost) = lost {
             return self.restore(ctx, &active, &lost, parent.as_deref());
         }
-        let usage = measure(&self.content(active.number))?;
+        let usage = tree_size(&self.content(active.number))?;
         let parent = parent.as_deref();
         let commit = Commit { key, name, parent, labels, usage, backing: None };
         write_blocking(&*self.db, Durability::Sync, &mut |tx| self.store.commit(tx, ctx, &commit))?;

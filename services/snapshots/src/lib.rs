@@ -17,9 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
-mod copy;
 mod directories;
-mod flush;
 pub mod grpc;
 mod idmap;
 mod native;
@@ -30,7 +28,6 @@ mod store;
 #[cfg(test)]
 mod testsuite;
 mod trash;
-mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use gantry_core::snapshots::Kind;
 use gantry_core::{Error, Mount, Result, faults};
+use gantry_files::{CopyOptions, copy_tree};
 
 use crate::backend::{Backend, Place};
-use crate::copy::copy_tree;
 
 pub(crate) const NAME: &str = "native";
 
@@ -28,7 +28,9 @@ impl Backend for Native {
         faults::around("make the files' directory of a snapshot", make)
             .map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
         match place.below.first() {
-            Some(parent) if place.kind == Kind::Active => copy_tree(parent, &content),
+            Some(parent) if place.kind == Kind::Active => {
+                copy_tree(parent, &content, CopyOptions::default())
+            }
             _ => Ok(()),
         }
     }

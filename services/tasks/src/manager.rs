@@ -8,7 +8,7 @@ use gantry_core::events::Events;
 use gantry_core::mounts::MountManager;
 use gantry_core::sandboxes::Sandboxes;
 use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Metrics, Process, Status, Tasks};
-use gantry_core::{Any, Context, Error, Namespace, Result, Timestamp, validate_identifier};
+use gantry_core::{Any, Context, Error, Kind, Namespace, Result, Timestamp, validate_identifier};
 use tracing::Instrument;
 
 use crate::bundle::Bundle;
@@ -176,6 +176,17 @@ pub(crate) fn not_found(id: &str) -> Error {
     Error::not_found(format!("task {id} not found"))
 }
 
+/// Says whose shim did not answer; other errors stay as they are.
+fn silent(id: &str, err: Error) -> Error {
+    // A shim that answers that something took too long says itself what.
+    if err.kind() != Kind::DeadlineExceeded || !err.to_string().contains(": no answer in ") {
+        return err;
+    }
+    tracing::debug!(id, error = %err, "a shim does not answer");
+    let text = format!("the shim of container {id} does not answer: deadline exceeded");
+    Error::new(Kind::DeadlineExceeded, text).about("container", id)
+}
+
 fn key_of(bundle: &Bundle) -> Key {
     (bundle.namespace.clone(), bundle.id.clone())
 }
@@ -243,7 +254,8 @@ impl Tasks for TaskManager {
         let task = self.inner.find(ctx, id).await?;
         let exec_id = exec_id.to_owned();
         Self::to_the_end(async move {
-            let pid = task.shim().start(&task.bundle.id, &exec_id).await?;
+            let id = &task.bundle.id;
+            let pid = task.shim().start(id, &exec_id).await.map_err(|err| silent(id, err))?;
             if exec_id.is_empty() {
                 task.set_status(Status::Running);
             }
@@ -278,6 +290,10 @@ impl Tasks for TaskManager {
         Ok(processes)
     }
 
+    async fn last_known(&self, ctx: &Context, id: &str) -> Option<Process> {
+        self.inner.lookup(ctx, id).map(|task| task.init())
+    }
+
     async fn kill(
         &self,
         ctx: &Context,
@@ -287,14 +303,15 @@ impl Tasks for TaskManager {
         all: bool,
     ) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
-        task.shim().kill(id, exec_id, signal, all).await
+        task.shim().kill(id, exec_id, signal, all).await.map_err(|err| silent(id, err))
     }
 
     async fn exec(&self, ctx: &Context, process: ExecProcess) -> Result<()> {
         validate_identifier(&process.exec_id)?;
         let task = self.inner.find(ctx, &process.container_id).await?;
         Self::to_the_end(async move {
-            task.shim().exec(&process).await?;
+            let id = &process.container_id;
+            task.shim().exec(&process).await.map_err(|err| silent(id, err))?;
             // Of one that had the same ID before.
             task.forget(&process.exec_id);
             Ok(())
@@ -322,7 +339,8 @@ impl Tasks for TaskManager {
     async fn pause(&self, ctx: &Context, id: &str) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
         Self::to_the_end(async move {
-            task.shim().pause(&task.bundle.id).await?;
+            let id = &task.bundle.id;
+            task.shim().pause(id).await.map_err(|err| silent(id, err))?;
             task.set_status(Status::Paused);
             Ok(())
         })
@@ -332,7 +350,8 @@ impl Tasks for TaskManager {
     async fn resume(&self, ctx: &Context, id: &str) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
         Self::to_the_end(async move {
-            task.shim().resume(&task.bundle.id).await?;
+            let id = &task.bundle.id;
+            task.shim().resume(id).await.map_err(|err| silent(id, err))?;
             task.set_status(Status::Running);
             Ok(())
         })
@@ -341,12 +360,12 @@ impl Tasks for TaskManager {
 
     async fn pids(&self, ctx: &Context, id: &str) -> Result<Vec<(u32, Option<Any>)>> {
         let task = self.inner.find(ctx, id).await?;
-        task.shim().pids(id).await
+        task.shim().pids(id).await.map_err(|err| silent(id, err))
     }
 
     async fn update(&self, ctx: &Context, id: &str, resources: Any) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
-        task.shim().update(id, resources).await
+        task.shim().update(id, resources).await.map_err(|err| silent(id, err))
     }
 
     async fn metrics(&self, ctx: &Context, id: &str) -> Result<Metrics> {
@@ -364,5 +383,23 @@ impl Tasks for TaskManager {
         }
         let task = self.inner.find(ctx, id).await?;
         task.wait(exec_id).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_that_does_not_answer_is_named() {
+        let late = |text: &str| Error::new(Kind::DeadlineExceeded, text);
+        let err = silent("c1", late("call x/Kill: no answer in 10s: deadline exceeded"));
+        assert_eq!(err.kind(), Kind::DeadlineExceeded);
+        assert_eq!(err.to_string(), "the shim of container c1 does not answer: deadline exceeded");
+        assert_eq!(err.subject(), Some(("container", "c1")));
+        let own = "freeze the cgroup: not in 5s: deadline exceeded";
+        assert_eq!(silent("c1", late(own)).to_string(), own);
+        let refused = "call x/Kill: no answer in 10s: deadline exceeded";
+        assert_eq!(silent("c1", Error::internal(refused)).kind(), Kind::Internal);
     }
 }

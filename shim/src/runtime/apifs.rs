@@ -10,7 +10,7 @@
 use super::executor::MountWork;
 use super::mounts::root_handle;
 use super::types::Error;
-use super::{launch, paths, spec, sys};
+use super::{launch, paths, procfs, spec, sys};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -77,24 +77,30 @@ pub(crate) fn mount(
     Ok(hidden(spec))
 }
 
-/// Makes the files that links lead to, where a bind goes that libcontainer
-/// makes: it follows no link that leads nowhere.
+/// Makes what links lead to, where a mount goes that libcontainer makes: it
+/// follows no link that leads nowhere.
 fn make_places(spec: &Spec, root: &OwnedFd) -> Result<(), Error> {
     for m in spec.mounts().iter().flatten() {
-        let Some(source) = m.source().as_ref().filter(|_| is_bind(m)) else { continue };
         let at = m.destination();
-        let link = sys::cpath(at)
-            .and_then(|c| {
-                sys::openat2(root.as_fd(), &c, libc::O_PATH | libc::O_NOFOLLOW, 0, sys::IN_ROOT)
-            })
-            .and_then(|fd| std::fs::File::from(fd).metadata())
-            .is_ok_and(|meta| meta.is_symlink());
-        if link && !source.is_dir() {
-            paths::file_in(root.as_fd(), at)
-                .map_err(|e| Error::io(format!("make a place to mount at {}", at.display()), e))?;
+        if !leads_nowhere(root.as_fd(), at) {
+            continue;
         }
+        let file = is_bind(m) && m.source().as_ref().is_some_and(|source| !source.is_dir());
+        let made = match file {
+            true => paths::file_in(root.as_fd(), at),
+            false => paths::mkdir_all_in(root.as_fd(), at),
+        };
+        made.map_err(|e| Error::io(format!("make a place to mount at {}", at.display()), e))?;
     }
     Ok(())
+}
+
+/// Whether there is a link on the way to a place that is not there.
+fn leads_nowhere(root: BorrowedFd<'_>, at: &Path) -> bool {
+    let Ok(at) = sys::cpath(at.strip_prefix("/").unwrap_or(at)) else { return false };
+    let open = |resolve| sys::openat2(root, &at, libc::O_PATH, 0, resolve);
+    open(sys::NO_LINKS).is_err_and(|e| e.raw_os_error() == Some(libc::ELOOP))
+        && open(sys::IN_ROOT).is_err()
 }
 
 /// With hooks or a user namespace the order of things is
@@ -154,7 +160,7 @@ fn overlap(one: &Path, other: &Path) -> bool {
 }
 
 /// A mount that needs nothing but itself.
-struct Plain {
+pub(crate) struct Plain {
     what: What,
     attributes: u64,
 }
@@ -165,7 +171,8 @@ enum What {
 }
 
 impl Plain {
-    fn of(m: &Mount) -> Option<Self> {
+    /// The mount, if it is one.
+    pub(crate) fn of(m: &Mount) -> Option<Self> {
         let words = m.options().as_deref().unwrap_or_default();
         if is_bind(m) {
             return Self::bind(m, words, words.iter().any(|o| o == "rbind"));
@@ -209,31 +216,40 @@ impl Plain {
         (apart && simple).then_some(Self { what: What::Bind { source, recursive }, attributes })
     }
 
-    fn make(&self, root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+    /// Bits of `mount_attr.attr_set`.
+    pub(crate) fn attributes(&self) -> u64 {
+        self.attributes
+    }
+
+    /// The mount, on no place yet.
+    pub(crate) fn detached(&self) -> io::Result<OwnedFd> {
         match &self.what {
             What::Filesystem { kind, options } => {
-                let place = paths::mkdir_all_in(root, at)?;
                 let options: Vec<_> =
                     options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-                let mount = sys::new_mount(kind, &options, self.attributes)?;
-                sys::attach(mount.as_fd(), place.as_fd())
+                sys::new_mount(kind, &options, self.attributes)
             }
             What::Bind { source, recursive } => {
-                let source: OwnedFd = sys::open_path(source)?;
-                let directory = std::fs::File::from(source.try_clone()?).metadata()?.is_dir();
-                let place = if directory {
-                    paths::mkdir_all_in(root, at)?
-                } else {
-                    paths::file_in(root, at)?
-                };
-                let mount = sys::clone_mount(source.as_fd(), c"", *recursive)?;
+                let mount = sys::clone_mount(sys::open_path(source)?.as_fd(), c"", *recursive)?;
                 if self.attributes != 0 {
                     let change = sys::MountChange { set: self.attributes, ..Default::default() };
                     sys::set_mount(mount.as_fd(), &change)?;
                 }
-                sys::attach(mount.as_fd(), place.as_fd())
+                Ok(mount)
             }
         }
+    }
+
+    fn make(&self, root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+        let mount = self.detached()?;
+        let directory = match &self.what {
+            What::Filesystem { .. } => true,
+            What::Bind { .. } => sys::is_directory(&mount)?,
+        };
+        let place =
+            if directory { paths::mkdir_all_in(root, at)? } else { paths::file_in(root, at)? };
+        procfs::refuse(root, place.as_fd())?;
+        sys::attach(mount.as_fd(), place.as_fd())
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn make(spec: &Spec, root: BorrowedFd<'_>, cwd: &Path) -> Result<Cwd,
     if rest.as_os_str().is_empty() {
         return Ok(Cwd::Made);
     }
-    if !is_bind(m) {
+    if !is_bind(m) || has_own_options(m) {
         return Ok(Cwd::Later(cwd.to_path_buf()));
     }
     let source = mounts::root_handle(m.source().as_deref().unwrap_or(Path::new("/")))?;
@@ -67,6 +67,11 @@ pub(crate) fn reach(root: BorrowedFd<'_>, cwd: &Path) -> Result<(), Error> {
         errno: e.raw_os_error().unwrap_or(libc::EINVAL),
         message: format!("chdir to cwd ({:?}) failed: {}", cwd.display().to_string(), plain(&e)),
     })
+}
+
+/// Whether what is mounted is not the source itself, but found by it.
+fn has_own_options(m: &Mount) -> bool {
+    m.options().iter().flatten().any(|option| option.starts_with("gantry."))
 }
 
 /// The mount that a path lies on.

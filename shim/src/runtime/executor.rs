@@ -2,7 +2,7 @@
 //! way to execute the program.
 
 use super::seccomp::Filter;
-use super::sys;
+use super::{procfs, sys};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
@@ -30,6 +30,10 @@ pub(crate) enum MountWork {
     Mask { at: CString },
     /// Set the propagation of the mount at a place.
     Propagation { at: CString, kind: u64, recursive: bool },
+    /// See that nothing hides /proc, or of what is in it more than these.
+    Proc { covered: Vec<String> },
+    /// Take the terminal that is the process' standard input for its session. Nothing is mounted.
+    Control,
 }
 
 /// Loads the seccomp filter and executes the program.
@@ -133,11 +137,16 @@ impl MountWork {
             Self::ReadOnly { at } => ("make read-only", at),
             Self::Mask { at } => ("mask", at),
             Self::Propagation { at, .. } => ("set the propagation of", at),
+            Self::Proc { .. } => return "mount /proc".to_owned(),
+            Self::Control => return "take the terminal".to_owned(),
         };
         format!("{what} /{}", at.to_string_lossy().trim_start_matches('/'))
     }
 
     fn run(&self) -> io::Result<()> {
+        if let Self::Control = self {
+            return sys::control(io::stdin().as_fd());
+        }
         let root: OwnedFd = std::fs::File::open("/")?.into();
         let open = |at: &CString| sys::openat2(root.as_fd(), at, libc::O_PATH, 0, sys::IN_ROOT);
         match self {
@@ -177,6 +186,8 @@ impl MountWork {
                 };
                 sys::set_mount(open(at)?.as_fd(), &change)
             }
+            Self::Proc { covered } => procfs::see(root.as_fd(), covered),
+            Self::Control => Ok(()),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::mounts::{self, CgroupView};
 use super::seccomp::{self, Filter};
 use super::types::{Error, RootfsMount};
 use super::worker::Answer;
-use super::{apifs, cwd, faults, rootfs, spec, sys, users};
+use super::{apifs, binds, cwd, faults, nodes, procfs, rootfs, spec, sys, terminals, users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
@@ -54,6 +54,7 @@ impl Work<'_> {
         sys::umask(UMASK);
         let view = CgroupView::take(&spec, self.host, self.group)?;
         let shared = propagates(&spec);
+        let clones = binds::with_cgroups(&spec, shared)?;
         mounts::private_tree(self.host, self.bundle, shared)?;
         let root = self.root_path(&spec)?;
         let stage = self.state().join("stage");
@@ -64,6 +65,7 @@ impl Work<'_> {
         mounts::check_root(handle.as_fd())?;
         let mut process = spec.process().clone().unwrap_or_default();
         users::resolve(&mut process, handle.as_fd())?;
+        users::add_groups(&mut process, &spec, handle.as_fd())?;
         users::own_streams(self.streams.as_ref(), &process, &spec);
         self.keyring();
         oom_score(&process);
@@ -72,10 +74,15 @@ impl Work<'_> {
         process.set_terminal(Some(self.streams.is_none()));
         spec.set_process(Some(process));
         join_foreign(&mut spec)?;
-        let mut work = mounts::prepare(&mut spec, view, handle.as_fd(), &stage)?;
-        drop(handle);
+        let mut work = mounts::prepare(&mut spec, view, &clones, handle.as_fd(), &stage)?;
+        drop((handle, clones));
         let filter = self.filter(&spec)?;
         work.extend(apifs::mount(&mut spec, &root, self.network.as_ref())?);
+        // First: later on parts of it are hidden on purpose.
+        if let Some(look) = procfs::look(&spec) {
+            work.insert(0, look);
+        }
+        nodes::make(&mut spec, &root)?;
         // Unless it was made just now.
         let loopback = has_new_network(&spec);
         cwd?.mounted(&spec, &root)?;
@@ -104,7 +111,7 @@ impl Work<'_> {
     }
 
     /// Executes a process in the container whose init has the pid `init`.
-    pub(crate) fn exec(self, mut process: Process, init: i32) -> Outcome {
+    pub(crate) fn exec(mut self, mut process: Process, init: i32) -> Outcome {
         sys::umask(UMASK);
         let spec = spec::load(self.bundle)?;
         inherit(&mut process, &spec);
@@ -114,8 +121,15 @@ impl Work<'_> {
         let root_path = PathBuf::from(format!("/proc/{init}/root"));
         let root = mounts::root_handle(&root_path)?;
         users::resolve(&mut process, root.as_fd())?;
+        users::add_groups(&mut process, &spec, root.as_fd())?;
         users::own_streams(self.streams.as_ref(), &process, &spec);
         cwd::reach(root.as_fd(), process.cwd())?;
+        let mut terminal = None;
+        if self.streams.is_none()
+            && let Some((master, sides)) = terminals::open(root.as_fd(), &process)?
+        {
+            (self.streams, terminal) = (Some(sides), Some(master));
+        }
         drop(root);
         self.keyring();
         oom_score(&process);
@@ -131,7 +145,8 @@ impl Work<'_> {
         let executed = process.clone();
         spec::adapt_process(&mut process, admin);
         let file = self.process_file(&process)?;
-        let (run, console) = self.executor(&args, &env, filter, Vec::new(), &executed)?;
+        let work = terminal.iter().map(|_| MountWork::Control).collect();
+        let (run, console) = self.executor(&args, &env, filter, work, &executed)?;
         let id = self.id.to_owned();
         if user_namespace {
             // libcontainer joins every namespace of the container but this one.
@@ -147,7 +162,8 @@ impl Work<'_> {
         let _ = std::fs::remove_file(&file);
         let pid =
             built.map_err(|text| Error::Failed(format!("execute in container {id}: {text}")))?;
-        answer(pid.as_raw(), console)
+        let (answer, master) = answer(pid.as_raw(), console)?;
+        Ok((answer, master.or(terminal)))
     }
 
     fn root_path(&self, spec: &Spec) -> Result<PathBuf, Error> {
@@ -369,21 +385,16 @@ impl Console {
         let dir = std::fs::File::open(state)?;
         // A socket's path is limited to 108 bytes, a bundle's is not.
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
-        let cut = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-        let size = process.console_size().as_ref().map(|b| (cut(b.height()), cut(b.width())));
-        Ok(Self { path: state.join(name), listener, size })
+        Ok(Self { path: state.join(name), listener, size: terminals::size(process) })
     }
 
     fn master(self) -> io::Result<OwnedFd> {
-        use std::os::fd::AsRawFd;
         let _ = std::fs::remove_file(&self.path);
         let (stream, _) = self.listener.accept()?;
         let (_, fd) = sys::receive(stream.as_fd(), &mut [0; 4096])?;
         let master = fd.ok_or_else(|| io::Error::other("no descriptor came with the message"))?;
-        if let Some((rows, columns)) = self.size.filter(|s| s.0 > 0 && s.1 > 0) {
-            let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-            // SAFETY: `size` is a live winsize; a size that is refused stays as it was.
-            unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        if let Some(size) = self.size {
+            sys::resize(master.as_fd(), size);
         }
         Ok(master)
     }

@@ -16,13 +16,18 @@
 //! | `launch` | what the worker does: create and exec |
 //! | `executor` | what runs last in the container's process: seccomp, execve |
 //! | `apifs` | /dev, /sys and the like, masked and read-only paths, where they are plain |
+//! | `binds` | binds of the host's cgroups and of /dev |
 //! | `mounts` | root filesystem, idmapped mounts, copy-up, propagation, the view of cgroups |
+//! | `nodes` | device nodes outside of /dev |
 //! | `cwd` | the working directory, made where it is missing |
 //! | `paths` | the root filesystem's paths, which nothing in it leads out of |
+//! | `procfs` | /proc, which nothing may hide |
+//! | `terminals` | terminals where libcontainer would open none |
 //! | `cgroup` | v1, hybrid and v2: limits, devices, freezing, killing, readings |
 //! | `record` | `shim.json`, from which a dead shim's container is torn down |
 
 mod apifs;
+mod binds;
 pub mod cgroup;
 mod cwd;
 mod executor;
@@ -31,7 +36,9 @@ mod hooks;
 mod launch;
 mod loopdev;
 mod mounts;
+mod nodes;
 mod paths;
+mod procfs;
 mod record;
 mod rootfs;
 pub mod seal;
@@ -39,6 +46,7 @@ mod seccomp;
 mod spec;
 mod sys;
 mod teardown;
+mod terminals;
 mod types;
 mod userns;
 mod users;
@@ -179,7 +187,7 @@ impl Runtime {
         let shares_pids = !plan
             .namespaces()
             .iter()
-            .any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid);
+            .any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid && n.path().is_none());
         let args =
             plan.spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|a| a.first());
         let program = args.cloned().unwrap_or_default();
@@ -371,10 +379,11 @@ impl Runtime {
         self.host.let_die(&c.inner.group)
     }
 
-    /// Applies limits to the living container. Device rules are never touched.
+    /// Applies limits to the living container: all of them, or none. Device rules are never
+    /// touched.
     pub fn update(&self, c: &ContainerState, resources: &LinuxResources) -> Result<(), Error> {
         let steps = cgroup::limits::plan(&self.host, resources)?;
-        self.host.apply(&c.inner.group, &steps)
+        self.host.change(&c.inner.group, &steps)
     }
 
     /// What the container has used so far; of one whose init does not run, all but its network.

@@ -1,12 +1,13 @@
 //! Mounts made by the worker, in a mount namespace of its own: what libcontainer
 //! can't mount by itself.
 
+use super::binds;
 use super::cgroup::{Group, Host, Kind};
 use super::executor::MountWork;
-use super::spec::is_cgroup;
+use super::spec::{is_cgroup, namespaces};
 use super::sys;
-use super::types::Error;
-use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
+use super::types::{Error, RootfsMount};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -23,6 +24,11 @@ const PROPAGATIONS: [(&str, u64, bool); 8] = [
     ("unbindable", libc::MS_UNBINDABLE, false),
     ("runbindable", libc::MS_UNBINDABLE, true),
 ];
+
+/// Option of ours: the source is in the mount namespace that this file stands for.
+const NAMESPACE: &str = "gantry.namespace=";
+/// Option of ours: the path below the source that is meant.
+const SUBPATH: &str = "gantry.subpath=";
 
 /// Opens a directory as a handle to resolve paths under.
 pub(crate) fn root_handle(path: &Path) -> Result<OwnedFd, Error> {
@@ -109,8 +115,14 @@ impl CgroupView {
         let mut clones = Vec::new();
         if spec.mounts().iter().flatten().any(is_cgroup) {
             let cwd = root_handle(Path::new("/"))?;
+            let private = namespaces(spec).iter().any(|n| n.typ() == LinuxNamespaceType::Cgroup);
+            // v2 without a namespace of its own: paths are the host's, and so is the tree.
+            let own = private || !host.is_v2();
             for h in host.hierarchies.iter().filter(|h| !host.is_v2() || h.kind == Kind::Unified) {
-                let path = h.mount_point.join(group.path());
+                let path = match own {
+                    true => h.mount_point.join(group.path()),
+                    false => h.mount_point.clone(),
+                };
                 let what = |e| Error::io(format!("clone the mount of {}", path.display()), e);
                 let c = sys::cpath(&path).map_err(what)?;
                 clones.push((
@@ -158,24 +170,38 @@ impl CgroupView {
 
 /// What has to be done about the spec's mounts outside libcontainer: some are
 /// made ready under `stage` and become plain binds in the spec, the rest is
-/// left to the executor.
+/// left to the executor. `clones` take the places of the sources of the mounts with their numbers.
 pub(crate) fn prepare(
     spec: &mut Spec,
     view: CgroupView,
+    clones: &[(usize, OwnedFd)],
     root: BorrowedFd<'_>,
     stage: &Path,
 ) -> Result<Vec<MountWork>, Error> {
     let linux = spec.linux().clone().unwrap_or_default();
-    let stage = Stage::new(stage);
-    let mut preparation = Preparation { linux, view: Some(view), root, stage, work: Vec::new() };
-    for m in spec.mounts_mut().iter_mut().flatten() {
+    let (stage, view) = (Stage::new(stage), Some(view));
+    let mut preparation =
+        Preparation { linux, view, root, stage, work: Vec::new(), terminals: None };
+    for (number, m) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if is_cgroup(m) {
             preparation.cgroups(m)?;
-        } else {
-            preparation.mount(m)?;
+            continue;
+        }
+        if let Some((_, clone)) = clones.iter().find(|clone| clone.0 == number) {
+            let at = preparation.stage.put(clone).map_err(|e| unprepared(m, e))?;
+            m.set_source(Some(at));
+        }
+        preparation.mount(m)?;
+    }
+    let Preparation { work, terminals, .. } = preparation;
+    if let Some(terminals) = terminals {
+        spec.mounts_mut().get_or_insert_default().push(terminals);
+        if let Some(devices) = spec.linux_mut().as_mut().and_then(|l| l.devices_mut().as_mut()) {
+            // Nobody would see them.
+            devices.retain(|device| !device.path().starts_with(binds::DEV));
         }
     }
-    Ok(preparation.work)
+    Ok(work)
 }
 
 /// The state of [`prepare`].
@@ -185,6 +211,8 @@ struct Preparation<'a> {
     root: BorrowedFd<'a>,
     stage: Stage<'a>,
     work: Vec<MountWork>,
+    /// What a bind of /dev has brought to mount beside it.
+    terminals: Option<Mount>,
 }
 
 impl Preparation<'_> {
@@ -200,9 +228,23 @@ impl Preparation<'_> {
             // A name only, which libcontainer insists on.
             m.set_source(m.typ().as_ref().map(PathBuf::from));
         }
-        let options = m.options().clone().unwrap_or_default();
-        let bind = options.iter().any(|o| o == "bind" || o == "rbind")
+        let mut options = m.options().clone().unwrap_or_default();
+        let mut bind = options.iter().any(|o| o == "bind" || o == "rbind")
             || m.typ().as_deref() == Some("bind");
+        let below = options.iter().find_map(|o| o.strip_prefix(SUBPATH)).map(str::to_owned);
+        options.retain(|o| !o.starts_with(SUBPATH));
+        if m.typ().as_deref() == Some("overlay") {
+            self.overlay(m, &mut options)?;
+            bind = true;
+        }
+        let namespace = options.iter().find_map(|o| o.strip_prefix(NAMESPACE)).map(str::to_owned);
+        if let Some(namespace) = namespace {
+            options.retain(|o| !o.starts_with(NAMESPACE));
+            self.elsewhere(m, Path::new(&namespace))?;
+        }
+        if let Some(below) = below {
+            self.below(m, &below)?;
+        }
         if bind && !m.source().as_ref().is_some_and(|s| s.exists()) {
             return Err(Error::NotFound(format!(
                 "mount {} for {}: there is no such file or directory",
@@ -223,8 +265,83 @@ impl Preparation<'_> {
             )));
         } else if options.iter().any(|o| o == "tmpcopyup") {
             return self.copy_up(m, &options);
+        } else if m.typ().as_deref() == Some("tmpfs")
+            && !options.iter().any(|o| o.starts_with("mode="))
+        {
+            options.push(format!("mode={:o}", self.mode_at(m.destination())));
         }
-        self.propagate(m, &options, bind)
+        let dev = bind && m.destination() == Path::new(binds::DEV);
+        let over = dev || (self.terminals.is_some() && m.destination().starts_with(binds::DEV));
+        let place = self.work.len();
+        self.propagate(m, &options, bind)?;
+        if over {
+            self.work.insert(place, binds::over_dev(m)?);
+        }
+        if dev {
+            self.terminals = Some(binds::stand_in(m));
+        }
+        Ok(())
+    }
+
+    /// The mode of what is at a place, which memory that is mounted there takes on; where
+    /// nothing is, the kernel's choice for memory.
+    fn mode_at(&self, place: &Path) -> u32 {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let found = sys::cpath(place)
+            .and_then(|place| sys::openat2(self.root, &place, flags, 0, sys::IN_ROOT))
+            .and_then(|found| std::fs::File::from(found).metadata());
+        found.map_or(0o1777, |found| found.mode() & 0o7777)
+    }
+
+    /// An overlay becomes a bind of one: it may have more layers than fit into mount(2)'s page.
+    fn overlay(&mut self, m: &mut Mount, options: &mut Vec<String>) -> Result<(), Error> {
+        let at = self.stage.place_directory().map_err(|e| unprepared(m, e))?;
+        let own = |o: &&String| propagation(o).is_none();
+        let made = RootfsMount {
+            kind: "overlay".to_owned(),
+            source: source(m),
+            target: String::new(),
+            options: options.iter().filter(own).cloned().collect(),
+        };
+        super::rootfs::mount_at(&made, &at, &mut self.stage)?;
+        let plain = |o: &String| matches!(o.as_str(), "ro" | "nosuid" | "nodev" | "noexec");
+        options.retain(|o| plain(o) || propagation(o).is_some());
+        options.push("bind".to_owned());
+        m.set_source(Some(at)).set_typ(Some("bind".into()));
+        Ok(())
+    }
+
+    /// The memory that another container has mounted at the source takes its place.
+    fn elsewhere(&mut self, m: &mut Mount, namespace: &Path) -> Result<(), Error> {
+        let mut work = || -> io::Result<PathBuf> {
+            let mount = memory_of(namespace, m.source().as_deref().unwrap_or(Path::new("")))?;
+            self.stage.put(&mount)
+        };
+        let at =
+            work().map_err(|e| Error::io(format!("find {} in another container", source(m)), e))?;
+        m.set_source(Some(at));
+        Ok(())
+    }
+
+    /// What lies below the mount's source takes its place. It is looked up only now, and stays
+    /// what was found, whoever else writes to the source.
+    fn below(&mut self, m: &mut Mount, path: &str) -> Result<(), Error> {
+        let mut work = || -> io::Result<PathBuf> {
+            let source = m.source().clone().unwrap_or_default();
+            let top = std::fs::OpenOptions::new().read(true).open(source)?;
+            let found =
+                sys::openat2(top.as_fd(), &sys::cstr(path)?, libc::O_PATH, 0, sys::BENEATH)?;
+            let mount = sys::clone_mount(found.as_fd(), c"", true)?;
+            self.stage.put(&mount)
+        };
+        let at = work().map_err(|e| {
+            Error::io(
+                format!("find {path:?} below {} for {}", source(m), m.destination().display()),
+                e,
+            )
+        })?;
+        m.set_source(Some(at));
+        Ok(())
     }
 
     /// A tmpfs with what the image has at its place becomes a bind of one.
@@ -252,6 +369,29 @@ impl Preparation<'_> {
         m.set_options(Some(rest));
         Ok(())
     }
+}
+
+/// A clone of the tmpfs that is mounted at a path in another mount namespace. A mount can be
+/// cloned in its own namespace only: this process, which has one thread, goes there and back.
+fn memory_of(namespace: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let other = std::fs::File::open(namespace)?;
+    let home = std::fs::File::open("/proc/self/ns/mnt")?;
+    let (root, here) = (sys::open_path(Path::new("/"))?, sys::open_path(Path::new("."))?);
+    sys::setns(other.as_fd(), libc::CLONE_NEWNS)?;
+    let find = || -> io::Result<OwnedFd> {
+        let top = sys::open_path(Path::new("/"))?;
+        let below = sys::cpath(path.strip_prefix("/").unwrap_or(path))?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let found = sys::openat2(top.as_fd(), &below, flags, 0, sys::NO_LINKS)?;
+        if !sys::is_tmpfs(found.as_fd())? {
+            return Err(io::Error::other("it is no memory that can be shared"));
+        }
+        sys::clone_mount(found.as_fd(), c"", false)
+    };
+    let found = find();
+    sys::setns(home.as_fd(), libc::CLONE_NEWNS)?;
+    sys::change_root(root.as_fd(), here.as_fd())?;
+    found
 }
 
 fn unprepared(m: &Mount, e: io::Error) -> Error {
@@ -308,11 +448,24 @@ impl<'a> Stage<'a> {
     /// A place of the same kind as the mount's source.
     fn place(&mut self, m: &Mount) -> io::Result<PathBuf> {
         if m.source().as_ref().is_some_and(|s| s.is_file()) {
-            let at = self.next()?;
-            std::fs::File::create(&at)?;
-            return Ok(at);
+            return self.place_file();
         }
         self.place_directory()
+    }
+
+    /// Puts a detached mount on a new place, from which it can be bound.
+    fn put(&mut self, mount: &OwnedFd) -> io::Result<PathBuf> {
+        let directory = sys::is_directory(mount)?;
+        let at = if directory { self.place_directory()? } else { self.place_file()? };
+        sys::attach(mount.as_fd(), std::fs::File::open(&at)?.as_fd())?;
+        Ok(at)
+    }
+
+    /// A new file.
+    fn place_file(&mut self) -> io::Result<PathBuf> {
+        let at = self.next()?;
+        std::fs::File::create(&at)?;
+        Ok(at)
     }
 }
 

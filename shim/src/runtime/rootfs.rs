@@ -25,13 +25,20 @@ pub(crate) fn mount(root: &Path, mounts: &[RootfsMount], stage: &Path) -> Result
             )));
         }
         let at = if target.is_empty() { root.to_path_buf() } else { root.join(target) };
-        let wanted = Wanted::parse(&m.options)?;
-        let done = wanted.mount(m, &at, &mut stage).and_then(|()| stage.clear());
-        done.map_err(|e| {
-            Error::io(format!("mount {} {:?} on {}", m.kind, m.source, at.display()), e)
-        })?;
+        mount_at(m, &at, &mut stage)?;
+        stage.clear().map_err(|e| failed(m, &at, e))?;
     }
     Ok(())
+}
+
+/// Mounts one filesystem on `at`.
+pub(crate) fn mount_at(m: &RootfsMount, at: &Path, stage: &mut Stage<'_>) -> Result<(), Error> {
+    let wanted = Wanted::parse(&m.options)?;
+    wanted.mount(m, at, stage).map_err(|e| failed(m, at, e))
+}
+
+fn failed(m: &RootfsMount, at: &Path, e: io::Error) -> Error {
+    Error::io(format!("mount {} {:?} on {}", m.kind, m.source, at.display()), e)
 }
 
 /// Whether one of the mounts is of a device.

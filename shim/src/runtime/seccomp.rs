@@ -19,6 +19,8 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// So many programs are kept: whoever runs containers may bring profiles without end.
+const KEPT: usize = 64;
 /// The kernel's limit on the length of a program.
 const MAX_INSNS: usize = 4096;
 const INSN: usize = size_of::<libc::sock_filter>();
@@ -68,10 +70,13 @@ pub(crate) fn filter(section: &LinuxSeccomp, cache: &Path) -> Result<Filter, Err
     let program = decode(&bytes).ok_or_else(|| {
         Error::Invalid("seccomp: the profile makes a program too long for the kernel".into())
     })?;
-    if usable.is_ok()
-        && let Err(e) = store(&place, &bytes)
-    {
-        tracing::warn!("seccomp program {} is not kept: {e}", place.display());
+    if usable.is_ok() {
+        if let Err(e) = store(&place, &bytes) {
+            tracing::warn!("seccomp program {} is not kept: {e}", place.display());
+        }
+        if let Err(e) = prune(cache) {
+            tracing::warn!("seccomp cache {} is not cleared: {e}", cache.display());
+        }
     }
     Ok(Filter { program, flags })
 }
@@ -144,6 +149,33 @@ fn store(place: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     drop(file);
     std::fs::rename(&tmp, place)
+}
+
+/// Removes the oldest programs beyond those that are kept, and with them what a worker that was
+/// killed has left half-written. No container needs its program any more; one that is wanted
+/// again is compiled again.
+fn prune(cache: &Path) -> io::Result<()> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(cache)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !path.extension().is_some_and(|kind| kind == "bpf" || kind == "tmp") {
+            continue;
+        }
+        // Another worker may have removed it just now.
+        if let Ok(written) = entry.metadata().and_then(|meta| meta.modified()) {
+            all.push((written, path));
+        }
+    }
+    all.sort_unstable();
+    all.truncate(all.len().saturating_sub(KEPT));
+    for (_, path) in all {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn decode(bytes: &[u8]) -> Option<Vec<libc::sock_filter>> {
@@ -288,4 +320,33 @@ fn architecture(arch: Arch) -> Result<ScmpArch, Error> {
             )));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn the_oldest_programs_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let write = |name: &str, seconds: u64| {
+            let file = std::fs::File::create(at(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        };
+        write("half.7.tmp", 1);
+        write("other", 1);
+        (0..KEPT).for_each(|n| write(&format!("{n}.bpf"), 10 + n as u64));
+        prune(dir.path()).unwrap();
+        assert!(!at("half.7.tmp").exists() && at("0.bpf").exists() && at("other").exists());
+        // The newest one is the one that has just been made.
+        write("new.bpf", 5000);
+        write("newer.bpf", 6000);
+        prune(dir.path()).unwrap();
+        assert!(!at("0.bpf").exists() && !at("1.bpf").exists() && at("2.bpf").exists());
+        assert!(at("new.bpf").exists() && at("newer.bpf").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), KEPT + 1);
+        assert!(prune(&at("missing")).is_err());
+    }
 }

@@ -9,8 +9,8 @@ use super::cgroup::limits::{self, Step};
 use super::cgroup::{Group, Host};
 use super::cwd;
 use super::launch::UMASK;
-use super::seccomp;
 use super::types::{Error, Options};
+use super::{procfs, seccomp};
 use oci_spec::runtime::{
     Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, PosixRlimitType,
     Process, Spec,
@@ -79,6 +79,7 @@ impl Plan {
             return Err(missing("root"));
         }
         check_process(process)?;
+        procfs::check(&spec)?;
         check_namespaces(linux)?;
         if let Some(section) = linux.seccomp() {
             seccomp::check(section)?;

@@ -9,6 +9,8 @@ use tokio::io::unix::AsyncFd;
 
 /// `RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT`: stay under the directory, links included.
 pub(crate) const IN_ROOT: u64 = 0x02 | 0x10;
+/// `RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH`: what leads out of the directory is an error.
+pub(crate) const BENEATH: u64 = 0x02 | 0x08;
 /// `RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH`: no link at all.
 pub(crate) const NO_LINKS: u64 = 0x04 | 0x08;
 
@@ -178,6 +180,67 @@ pub(crate) fn mount_namespace(pid: i32) -> io::Result<OwnedFd> {
 pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: takes an integer; no memory is shared with anybody.
     check(unsafe { libc::unshare(flags) }.into()).map(drop)
+}
+
+/// Makes a directory this process' root, and another its working directory.
+pub(crate) fn change_root(root: BorrowedFd<'_>, cwd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptors are open, and the path ends with NUL.
+    unsafe {
+        check(libc::fchdir(root.as_raw_fd()).into())?;
+        check(libc::chroot(c".".as_ptr()).into())?;
+        check(libc::fchdir(cwd.as_raw_fd()).into()).map(drop)
+    }
+}
+
+/// Whether an open file is a directory.
+pub(crate) fn is_directory(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(std::fs::File::from(fd.try_clone()?).metadata()?.is_dir())
+}
+
+/// Whether something lies in memory.
+pub(crate) fn is_tmpfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(fd)?.f_type == libc::TMPFS_MAGIC)
+}
+
+/// Whether something is the kernel's own view of processes.
+pub(crate) fn is_procfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(fd)?.f_type == libc::PROC_SUPER_MAGIC)
+}
+
+/// Whether something lies among terminals.
+pub(crate) fn is_devpts(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(fd)?.f_type == libc::DEVPTS_SUPER_MAGIC)
+}
+
+fn file_system(fd: BorrowedFd<'_>) -> io::Result<libc::statfs> {
+    // SAFETY: statfs is plain data, all zeroes is valid.
+    let mut s: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `s` is a live statfs.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &mut s) }.into())?;
+    Ok(s)
+}
+
+/// The other side of a terminal whose master side this is.
+pub(crate) fn slave_of(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: `unlocked` is a live integer, which the kernel reads.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlocked) }.into())?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes integers only.
+    owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }.into())
+}
+
+/// Gives a terminal a size, where it has one: rows and columns.
+pub(crate) fn resize(master: BorrowedFd<'_>, (rows, columns): (u16, u16)) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is a live winsize; a size that is refused stays as it was.
+    unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+}
+
+/// Makes a terminal the controlling one of this process, which leads its session.
+pub(crate) fn control(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
 /// setns(2).

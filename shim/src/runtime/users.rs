@@ -4,7 +4,7 @@ use super::sys;
 use super::types::Error;
 use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 
 /// Files in an image are input from outside: more than this of one is not read.
@@ -13,17 +13,13 @@ const MAX_FILE: u64 = 16 << 20;
 /// Reads a file under a root that nothing in it can leave; empty when it is not there.
 fn read(root: BorrowedFd<'_>, path: &str) -> String {
     let open = || {
-        let fd = sys::openat2(
-            root,
-            &sys::cstr(path)?,
-            libc::O_RDONLY | libc::O_NONBLOCK,
-            0,
-            sys::IN_ROOT,
-        )?;
-        let file = std::fs::File::from(fd);
-        if !file.metadata()?.is_file() {
+        // Looked at before it is opened, which does things to a device.
+        let found = sys::openat2(root, &sys::cstr(path)?, libc::O_PATH, 0, sys::IN_ROOT)?;
+        let found = std::fs::File::from(found);
+        if !found.metadata()?.is_file() {
             return Ok(Vec::new());
         }
+        let file = std::fs::File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
         let mut bytes = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         std::io::Result::Ok(bytes)
@@ -99,6 +95,33 @@ pub(crate) fn resolve(process: &mut Process, root: BorrowedFd<'_>) -> Result<(),
         env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
         process.set_env(Some(env));
     }
+    Ok(())
+}
+
+/// Annotation with the names of further groups of a container's users, by commas.
+const GROUPS: &str = "io.gantry.groups";
+
+/// Gives the process the further groups that the spec names.
+pub(crate) fn add_groups(
+    process: &mut Process,
+    spec: &Spec,
+    root: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let names = spec.annotations().as_ref().and_then(|all| all.get(GROUPS));
+    let Some(names) = names.filter(|names| !names.is_empty()) else { return Ok(()) };
+    let text = read(root, "etc/group");
+    let mut more = process.user().additional_gids().clone().unwrap_or_default();
+    for name in names.split(',') {
+        let found = groups(&text).find(|group| group.0 == name).map(|group| group.1);
+        more.push(found.ok_or_else(|| {
+            Error::Invalid(format!(
+                "Unable to find group {name}: no matching entries in group file"
+            ))
+        })?);
+    }
+    more.sort_unstable();
+    more.dedup();
+    process.user_mut().set_additional_gids(Some(more));
     Ok(())
 }
 
@@ -216,6 +239,25 @@ mod tests {
         assert_eq!(solve("web:logs").ok(), Some((33, 50, vec![50], "/srv".into())));
         assert_eq!(solve("1234:7").ok(), Some((1234, 7, vec![7], "/".into())));
         assert_eq!(solve("1234").ok(), Some((1234, 0, vec![0], "/".into())));
+    }
+
+    #[test]
+    fn groups_that_the_spec_names() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/group"), "audio:x:29:\nvideo:x:44:\n").unwrap();
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let ask = |names: &str| -> Result<Vec<u32>, String> {
+            let mut process = Process::default();
+            process.user_mut().set_additional_gids(Some(vec![44, 7]));
+            let mut spec = Spec::default();
+            spec.set_annotations(Some([(GROUPS.to_owned(), names.to_owned())].into()));
+            add_groups(&mut process, &spec, root.as_fd()).map_err(|e| e.to_string())?;
+            Ok(process.user().additional_gids().clone().unwrap())
+        };
+        assert_eq!(ask("video,audio"), Ok(vec![7, 29, 44]));
+        let refused = "Unable to find group none: no matching entries in group file".to_owned();
+        assert_eq!(ask("audio,none"), Err(refused));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! On a full disk attached clients go on seeing everything. What can't be
 //! written waits in memory, and when that is full the process waits, unless
-//! somebody looks on: then the log leaves out what follows, and says so.
+//! somebody looks on or the log is one that nobody waits for: then it leaves out
+//! what follows, and says so.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,9 +13,6 @@ use tokio::sync::watch;
 use crate::attach;
 use crate::log::{self, Stream};
 use crate::report::Report;
-
-/// Encoded bytes that may wait for room on the disk.
-const BACKLOG: usize = 1024 * 1024;
 
 /// The log and the attach socket of one process.
 #[derive(Debug)]
@@ -91,7 +89,7 @@ impl Owner {
     /// process's pipe fills up and the process waits.
     async fn hold(&self) {
         let mut released = self.released.subscribe();
-        while self.log().as_ref().is_some_and(Log::is_full)
+        while self.log().as_ref().is_some_and(Log::holds_back)
             && !self.attach.as_ref().is_some_and(attach::Server::is_watched)
         {
             tokio::select! {
@@ -154,7 +152,12 @@ impl Log {
 
     /// Once something is left out, so is what follows, until the rest is written.
     fn is_full(&self) -> bool {
-        self.skipped > 0 || self.driver.backlog() >= BACKLOG
+        self.skipped > 0 || self.driver.is_full()
+    }
+
+    /// Whether the process is to wait.
+    fn holds_back(&self) -> bool {
+        self.is_full() && self.driver.is_blocking()
     }
 
     fn flush(&mut self) {
@@ -185,13 +188,11 @@ impl Log {
 mod tests {
     use super::*;
 
+    const BACKLOG: usize = log::DEFAULT_BACKLOG;
+
     fn open(path: &std::path::Path) -> log::Driver {
-        let options = log::Options {
-            driver: "json-file".into(),
-            path: path.to_owned(),
-            max_size: 0,
-            max_file: 1,
-        };
+        let path = path.to_owned();
+        let options = log::Options { path, max_size: 0, max_file: 1, ..log::Options::default() };
         log::Driver::open(&options).unwrap()
     }
 
@@ -228,5 +229,24 @@ mod tests {
         assert!(tokio::time::timeout(held, take).await.is_err(), "the log takes more than it may");
         owner.release();
         owner.take(Stream::Stdout, b"more").await;
+    }
+
+    #[tokio::test]
+    async fn a_log_that_nobody_waits_for_leaves_out_what_it_has_no_room_for() {
+        let options = log::Options {
+            path: "/dev/full".into(),
+            max_size: 0,
+            max_file: 1,
+            backlog: 1000,
+            blocking: false,
+            ..log::Options::default()
+        };
+        let driver = log::Driver::open(&options).unwrap();
+        let owner = Owner::new(Some(driver), None, Report::default());
+        for _ in 0..3 {
+            owner.take(Stream::Stdout, &[b'x'; 2000]).await;
+            owner.take(Stream::Stdout, b"\n").await;
+        }
+        assert!(owner.log().as_ref().is_some_and(|log| log.lost > 4000 && log.is_full()));
     }
 }

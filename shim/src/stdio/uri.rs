@@ -7,9 +7,10 @@
 //! | `/path`, `fifo:///path` | a FIFO (or file) that the client made |
 //! | `file:///path` | appended to (output only) |
 //! | `binary:///path?key=value` | a logging program, with containerd's contract (output only) |
-//! | `gantry:///log?max-size=&max-file=&attach=&stdin=1` | the shim writes the log and serves attach (stdout only, the others empty) |
+//! | `gantry:///log?max-size=&max-file=&attach=&stdin=1`, see [`gantry_core::attach`] | the shim writes the log and serves attach (stdout only, the others empty) |
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gantry_core::attach::{LogUri, SCHEME};
 
@@ -134,13 +135,38 @@ fn output(which: &str, text: &str) -> Result<Output, Error> {
 fn owned(text: &str) -> Result<Owned, Error> {
     let uri = LogUri::parse(text)?.unwrap_or_default();
     let path = |p: &str| if p.is_empty() { Ok(None) } else { absolute("stdout", p).map(Some) };
-    let log = path(uri.log.trim_end_matches('/'))?.map(|path| log::Options {
-        driver: "json-file".into(),
+    let log = match path(uri.log.trim_end_matches('/'))? {
+        Some(path) => Some(options(path, &uri)?),
+        None => None,
+    };
+    Ok(Owned { log, attach: path(&uri.attach)?, stdin: uri.stdin })
+}
+
+/// What a log is opened with; 0 and nothing stand for the defaults.
+fn options(path: PathBuf, uri: &LogUri) -> Result<log::Options, Error> {
+    let driver: &str = if uri.driver.is_empty() { log::JSON_FILE } else { &uri.driver };
+    if ![log::JSON_FILE, log::LOCAL].contains(&driver) {
+        return Err(error::invalid(format!("stdout: log driver {driver:?} is unknown")));
+    }
+    let is_object = |text: &str| {
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
+    };
+    // They become part of each line.
+    if !uri.attrs.is_empty() && (uri.attrs.contains('\n') || !is_object(&uri.attrs)) {
+        return Err(error::invalid("stdout: attrs are not a JSON object on one line"));
+    }
+    let backlog = usize::try_from(uri.max_buffer).unwrap_or(usize::MAX);
+    Ok(log::Options {
+        driver: driver.to_owned(),
         path,
         max_size: if uri.max_size == 0 { log::DEFAULT_MAX_SIZE } else { uri.max_size },
         max_file: if uri.max_files == 0 { log::DEFAULT_MAX_FILE } else { uri.max_files },
-    });
-    Ok(Owned { log, attach: path(&uri.attach)?, stdin: uri.stdin })
+        max_age: uri.max_age.map_or(log::DEFAULT_MAX_AGE, Duration::from_secs),
+        compress: uri.compress,
+        attrs: uri.attrs.clone(),
+        backlog: if backlog == 0 { log::DEFAULT_BACKLOG } else { backlog },
+        blocking: !uri.non_blocking,
+    })
 }
 
 fn absolute(which: &str, path: &str) -> Result<PathBuf, Error> {
@@ -205,10 +231,10 @@ mod tests {
             panic!("not owned")
         };
         let log = log::Options {
-            driver: "json-file".into(),
             path: "/l/c.log".into(),
             max_size: 100,
             max_file: 2,
+            ..log::Options::default()
         };
         assert_eq!(got, Owned { log: Some(log), attach: Some("/a/c.sock".into()), stdin: true });
         for uri in ["gantry://?attach=/a", "gantry:///?attach=/a"] {
@@ -220,8 +246,39 @@ mod tests {
     }
 
     #[test]
+    fn all_that_can_be_said_of_a_log() {
+        let uri = LogUri {
+            log: "/l/c.log".into(),
+            driver: "local".into(),
+            max_age: Some(60),
+            compress: true,
+            attrs: r#"{"a":"b c"}"#.into(),
+            non_blocking: true,
+            max_buffer: 4096,
+            ..LogUri::default()
+        };
+        let Output::Owned(got) = Plan::parse(false, "", &uri.format(), "").unwrap().stdout else {
+            panic!("not owned")
+        };
+        let log = log::Options {
+            driver: "local".into(),
+            path: "/l/c.log".into(),
+            max_age: Duration::from_secs(60),
+            compress: true,
+            attrs: r#"{"a":"b c"}"#.into(),
+            backlog: 4096,
+            blocking: false,
+            ..log::Options::default()
+        };
+        assert_eq!(got, Owned { log: Some(log), attach: None, stdin: false });
+    }
+
+    #[test]
     fn refusals() {
         for (stdin, stdout, stderr) in [
+            ("", "gantry:///l?driver=syslog", ""),
+            ("", "gantry:///l?attrs=[]", ""),
+            ("", "gantry:///l?attrs={}%0a", ""),
             ("", "relative", ""),
             ("", "http://x/y", ""),
             ("file:///x", "", ""),

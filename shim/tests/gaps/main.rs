@@ -16,6 +16,7 @@ mod fixture;
 mod limits;
 mod places;
 mod security;
+mod sharing;
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -54,6 +55,11 @@ const CASES: &[Case] = cases![
     places::{
         links_that_lead_nowhere_get_their_files, a_loop_of_links_is_refused, working_directories_are_cleaned,
         working_directories_on_new_filesystems_are_made, owners_of_the_root_are_shifted, images_are_roots,
+    },
+    sharing::{
+        further_groups_by_name, device_nodes_outside_of_dev, processes_and_memory_of_another_container,
+        cgroups_of_the_host, devices_of_the_host, terminals_among_devices_of_the_host,
+        memory_takes_on_the_mode_of_its_place,
     },
     limits::{
         gap_17_cpu_usage_in_nanoseconds, gap_18_real_time_caller, limits_and_update, pids_limit_of_zero_and_one,

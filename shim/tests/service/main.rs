@@ -1,6 +1,7 @@
 //! The shim as a process, driven over its socket with real containers. Needs
 //! root and busybox.
 
+mod first;
 mod frozen;
 mod full;
 mod leaving;

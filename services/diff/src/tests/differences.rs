@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 use tempfile::TempDir;
 
 use crate::LayerApplier;
-use crate::compare::{Changes, compare};
+use crate::compare::{Changes, How, compare};
 use crate::layer::LayerWriter;
 use crate::merged::{Directory, Entry};
 
@@ -42,7 +42,7 @@ fn overlay(lower: &[&Path], upper: &Path) -> Vec<Mount> {
 struct Notes(Vec<String>);
 
 impl Changes for Notes {
-    fn made(&mut self, path: &[u8], _: &Directory, _: &Entry) -> gantry_core::Result<()> {
+    fn made(&mut self, path: &[u8], _: How, _: &Directory, _: &Entry) -> gantry_core::Result<()> {
         self.0.push(String::from_utf8_lossy(path).into_owned());
         Ok(())
     }

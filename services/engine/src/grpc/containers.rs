@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::containers_server::Containers as Service;
 use gantry_grpc::gantry::engine::v1::session_input::Input;
 use gantry_grpc::status::to_detailed as to_wire;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::{Answer, Answers, Containers, context_of, convert};
-use crate::Engine;
+use super::{Answer, Answers, Containers, context_of, convert, files, look};
 use crate::options::{Created, Session, SessionInput};
+use crate::{ContainerFilter, Engine, Summary};
 
 /// Messages on their way in either direction of a session: enough to keep
 /// both ends busy, few enough to slow down whoever is ahead.
@@ -70,7 +71,10 @@ impl Service for Containers {
     type ExecStream = Answers<api::SessionOutput>;
     type AttachStream = Answers<api::SessionOutput>;
     type WatchStream = Answers<api::ContainerChange>;
+    type ExportStream = Answers<api::FileChunk>;
+    type CopyFromStream = Answers<api::CopyFromResponse>;
     type LogsStream = Answers<api::LogEntry>;
+    type StatsStream = Answers<api::StatsResponse>;
 
     async fn run(&self, request: Request<Streaming<api::SessionInput>>) -> Answer<Self::RunStream> {
         let ctx = context_of(&request)?;
@@ -107,10 +111,8 @@ impl Service for Containers {
             return Err(unexpected("Attach"));
         };
         let engine = Arc::clone(&self.engine);
-        let size = convert::size(wire.size);
-        serve(inbound, |session| async move {
-            engine.attach(&ctx, &wire.container, wire.attach_stdin, size, session).await
-        })
+        let wanted = convert::attach(wire);
+        serve(inbound, |session| async move { engine.attach(&ctx, wanted, session).await })
     }
 
     async fn create(
@@ -120,7 +122,10 @@ impl Service for Containers {
         let ctx = context_of(&request)?;
         let (options, pull, platform) = convert::create(request.into_inner())?;
         let engine = Arc::clone(&self.engine);
-        let made = finish(async move { engine.create(&ctx, options, pull, platform).await });
+        // Goes with this call when its caller does.
+        let (_caller, gone) = oneshot::channel::<()>();
+        let gone = async move { drop(gone.await) };
+        let made = finish(async move { engine.create(&ctx, options, pull, platform, gone).await });
         let Created { id, warnings, existing } = made.await?;
         Ok(Response::new(api::CreateContainerResponse { id, warnings, existing }))
     }
@@ -141,9 +146,19 @@ impl Service for Containers {
         request: Request<api::ListContainersRequest>,
     ) -> Answer<api::ListContainersResponse> {
         let ctx = context_of(&request)?;
-        let all = request.into_inner().all;
-        let (found, cursor) = self.engine.list_at(&ctx, all).await.map_err(to_wire)?;
-        let containers = found.into_iter().map(convert::container).collect();
+        let wire = request.into_inner();
+        let size = wire.size;
+        let which = convert::listing(wire)?;
+        let (found, cursor) = self.engine.list_at(&ctx, &which).await.map_err(to_wire)?;
+        let sizes = match size {
+            true => self.engine.container_sizes(&ctx, &found).await.map_err(to_wire)?,
+            false => HashMap::new(),
+        };
+        let container = |summary: Summary| {
+            let size = sizes.get(&summary.id).copied();
+            look::sized(convert::container(summary), size)
+        };
+        let containers = found.into_iter().map(container).collect();
         let cursor = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
         Ok(Response::new(api::ListContainersResponse { containers, cursor }))
     }
@@ -165,29 +180,45 @@ impl Service for Containers {
         request: Request<api::InspectContainerRequest>,
     ) -> Answer<api::InspectContainerResponse> {
         let ctx = context_of(&request)?;
-        let text = request.into_inner().container;
-        let (summary, json) = self.engine.inspect(&ctx, &text).await.map_err(to_wire)?;
-        let container = Some(convert::container(summary));
+        let wire = request.into_inner();
+        let (summary, json) = self.engine.inspect(&ctx, &wire.container).await.map_err(to_wire)?;
+        if !wire.size {
+            let container = Some(convert::container(summary));
+            return Ok(Response::new(api::InspectContainerResponse { container, json }));
+        }
+        let one = std::slice::from_ref(&summary);
+        let sizes = self.engine.container_sizes(&ctx, one).await.map_err(to_wire)?;
+        let size = sizes.get(&summary.id).copied();
+        let json = match size {
+            Some(size) => look::sized_json(json, size),
+            None => json,
+        };
+        let container = Some(look::sized(convert::container(summary), size));
         Ok(Response::new(api::InspectContainerResponse { container, json }))
+    }
+
+    async fn stats(&self, request: Request<api::StatsRequest>) -> Answer<Self::StatsStream> {
+        let ctx = context_of(&request)?;
+        let wanted = look::stats_request(request.into_inner())?;
+        let stats = self.engine.stats(&ctx, wanted).await.map_err(to_wire)?;
+        let stats = stats.map(|stats| stats.map(look::stats).map_err(to_wire));
+        Ok(Response::new(Box::pin(stats)))
     }
 
     async fn logs(&self, request: Request<api::LogsRequest>) -> Answer<Self::LogsStream> {
         let ctx = context_of(&request)?;
-        let wire = request.into_inner();
-        let tail = u64::try_from(wire.tail).ok();
+        let (text, wanted) = convert::logs(request.into_inner())?;
         let (output, entries) = mpsc::channel(QUEUE);
         let engine = Arc::clone(&self.engine);
-        let work = tokio::spawn(async move {
-            engine.logs(&ctx, &wire.container, wire.follow, tail, output).await
-        });
+        let work = tokio::spawn(async move { engine.logs(&ctx, &text, wanted, output).await });
         let failure = stream::once(async move {
-            match work.await {
-                Ok(Ok(())) => None,
-                Ok(Err(err)) => Some(Err(to_wire(err))),
-                Err(_) => {
-                    Some(Err(to_wire(Error::internal("reading the log failed unexpectedly"))))
-                }
-            }
+            let err = match work.await {
+                Ok(Ok(())) => return None,
+                Ok(Err(err)) => err,
+                Err(err) if err.is_cancelled() => Error::unavailable("the daemon ends"),
+                Err(_) => Error::internal("reading the log failed unexpectedly"),
+            };
+            Some(Err(to_wire(err)))
         });
         let entries = ReceiverStream::new(entries).map(|entry| Ok(convert::log_entry(entry)));
         let all = entries.chain(failure.filter_map(futures::future::ready));
@@ -200,8 +231,7 @@ impl Service for Containers {
     ) -> Answer<api::StopContainerResponse> {
         let ctx = context_of(&request)?;
         let wire = request.into_inner();
-        // A negative number means: never.
-        let timeout = wire.timeout.map(|t| u64::try_from(t).ok().map(Duration::from_secs));
+        let timeout = grace(wire.timeout);
         let engine = Arc::clone(&self.engine);
         finish(async move { engine.stop(&ctx, &wire.container, &wire.signal, timeout).await })
             .await?;
@@ -214,7 +244,8 @@ impl Service for Containers {
     ) -> Answer<api::KillContainerResponse> {
         let ctx = context_of(&request)?;
         let wire = request.into_inner();
-        self.engine.kill(&ctx, &wire.container, &wire.signal).await.map_err(to_wire)?;
+        let engine = Arc::clone(&self.engine);
+        finish(async move { engine.kill(&ctx, &wire.container, &wire.signal).await }).await?;
         Ok(Response::new(api::KillContainerResponse {}))
     }
 
@@ -225,7 +256,8 @@ impl Service for Containers {
         let ctx = context_of(&request)?;
         let wire = request.into_inner();
         let engine = Arc::clone(&self.engine);
-        finish(async move { engine.remove(&ctx, &wire.container, wire.force).await }).await?;
+        let api::RemoveContainerRequest { container, force, volumes } = wire;
+        finish(async move { engine.remove(&ctx, &container, force, volumes).await }).await?;
         Ok(Response::new(api::RemoveContainerResponse {}))
     }
 
@@ -234,14 +266,144 @@ impl Service for Containers {
         request: Request<api::WaitContainerRequest>,
     ) -> Answer<api::WaitContainerResponse> {
         let ctx = context_of(&request)?;
-        let text = request.into_inner().container;
-        let status = self.engine.wait(&ctx, &text).await.map_err(to_wire)?;
+        let wire = request.into_inner();
+        let until = convert::until(wire.condition)?;
+        let status = self.engine.wait(&ctx, &wire.container, until).await.map_err(to_wire)?;
         Ok(Response::new(api::WaitContainerResponse { status }))
+    }
+
+    async fn restart(
+        &self,
+        request: Request<api::RestartContainerRequest>,
+    ) -> Answer<api::RestartContainerResponse> {
+        let ctx = context_of(&request)?;
+        let wire = request.into_inner();
+        let timeout = grace(wire.timeout);
+        let engine = Arc::clone(&self.engine);
+        finish(async move { engine.restart(&ctx, &wire.container, &wire.signal, timeout).await })
+            .await?;
+        Ok(Response::new(api::RestartContainerResponse {}))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<api::PauseContainerRequest>,
+    ) -> Answer<api::PauseContainerResponse> {
+        let ctx = context_of(&request)?;
+        let text = request.into_inner().container;
+        self.engine.pause(&ctx, &text).await.map_err(to_wire)?;
+        Ok(Response::new(api::PauseContainerResponse {}))
+    }
+
+    async fn unpause(
+        &self,
+        request: Request<api::UnpauseContainerRequest>,
+    ) -> Answer<api::UnpauseContainerResponse> {
+        let ctx = context_of(&request)?;
+        let text = request.into_inner().container;
+        self.engine.unpause(&ctx, &text).await.map_err(to_wire)?;
+        Ok(Response::new(api::UnpauseContainerResponse {}))
+    }
+
+    async fn rename(
+        &self,
+        request: Request<api::RenameContainerRequest>,
+    ) -> Answer<api::RenameContainerResponse> {
+        let ctx = context_of(&request)?;
+        let wire = request.into_inner();
+        self.engine.rename(&ctx, &wire.container, &wire.name).await.map_err(to_wire)?;
+        Ok(Response::new(api::RenameContainerResponse {}))
+    }
+
+    async fn update(
+        &self,
+        request: Request<api::UpdateContainerRequest>,
+    ) -> Answer<api::UpdateContainerResponse> {
+        let ctx = context_of(&request)?;
+        let (text, change) = convert::update(request.into_inner())?;
+        let engine = Arc::clone(&self.engine);
+        let warnings = finish(async move { engine.update(&ctx, &text, change).await }).await?;
+        Ok(Response::new(api::UpdateContainerResponse { warnings }))
+    }
+
+    async fn top(&self, request: Request<api::TopRequest>) -> Answer<api::TopResponse> {
+        let ctx = context_of(&request)?;
+        let wire = request.into_inner();
+        let found = self.engine.top(&ctx, &wire.container, &wire.ps_args).await.map_err(to_wire)?;
+        let row = |values| api::top_response::Process { values };
+        let processes = found.rows.into_iter().map(row).collect();
+        Ok(Response::new(api::TopResponse { titles: found.titles, processes }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<api::PruneContainersRequest>,
+    ) -> Answer<api::PruneContainersResponse> {
+        let ctx = context_of(&request)?;
+        let filter = ContainerFilter::prune(&request.into_inner().filters).map_err(to_wire)?;
+        let engine = Arc::clone(&self.engine);
+        let pruned = finish(async move { engine.prune(&ctx, &filter).await }).await?;
+        let (removed, reclaimed) = pruned;
+        Ok(Response::new(api::PruneContainersResponse { removed, reclaimed }))
+    }
+
+    async fn changes(
+        &self,
+        request: Request<api::FileChangesRequest>,
+    ) -> Answer<api::FileChangesResponse> {
+        let ctx = context_of(&request)?;
+        let text = request.into_inner().container;
+        let engine = Arc::clone(&self.engine);
+        let changes = finish(async move { engine.file_changes(&ctx, &text).await }).await?;
+        Ok(Response::new(files::changes(changes)))
+    }
+
+    async fn export(
+        &self,
+        request: Request<api::ExportContainerRequest>,
+    ) -> Answer<Self::ExportStream> {
+        let ctx = context_of(&request)?;
+        let text = request.into_inner().container;
+        let archive = self.engine.export(&ctx, &text).await.map_err(to_wire)?;
+        Ok(Response::new(files::chunks(archive)))
+    }
+
+    async fn stat(&self, request: Request<api::StatPathRequest>) -> Answer<api::StatPathResponse> {
+        let ctx = context_of(&request)?;
+        let api::StatPathRequest { container, path } = request.into_inner();
+        let stat = self.engine.stat_path(&ctx, &container, &path).await.map_err(to_wire)?;
+        Ok(Response::new(api::StatPathResponse { stat: Some(files::path_stat(stat)) }))
+    }
+
+    async fn copy_from(
+        &self,
+        request: Request<api::CopyFromRequest>,
+    ) -> Answer<Self::CopyFromStream> {
+        let ctx = context_of(&request)?;
+        let wanted = files::copy_from(request.into_inner());
+        let (stat, archive) = self.engine.copy_from(&ctx, wanted).await.map_err(to_wire)?;
+        Ok(Response::new(files::sent(stat, archive)))
+    }
+
+    async fn copy_to(
+        &self,
+        request: Request<Streaming<api::CopyToRequest>>,
+    ) -> Answer<api::CopyToResponse> {
+        let ctx = context_of(&request)?;
+        let (target, archive) = files::taken(request.into_inner()).await?;
+        let engine = Arc::clone(&self.engine);
+        finish(async move { engine.copy_to(&ctx, target, archive).await }).await?;
+        Ok(Response::new(api::CopyToResponse {}))
     }
 }
 
+/// How long a container may take to stop: never killed when the number is negative.
+fn grace(seconds: Option<i32>) -> Option<Option<Duration>> {
+    seconds.map(|seconds| u64::try_from(seconds).ok().map(Duration::from_secs))
+}
+
 /// Runs what must not stop half-way, even when the caller goes away.
-async fn finish<F, R>(work: F) -> Result<R, Status>
+pub(super) async fn finish<F, R>(work: F) -> Result<R, Status>
 where
     F: Future<Output = CoreResult<R>> + Send + 'static,
     R: Send + 'static,

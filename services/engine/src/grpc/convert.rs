@@ -11,12 +11,15 @@ use gantry_grpc::status::to_detailed;
 use prost::Message;
 use tonic::Status;
 
-use crate::logs::LogEntry;
-use crate::model::Phase;
+use super::wishes;
+use crate::health::HealthStatus;
+use crate::logs::{LogCursor, LogEntry, LogOptions};
+use crate::model::{MountKind, MountSetting, Phase};
 use crate::options::{
-    ContainerOptions, ExecRequest, Pull, RunRequest, SessionInput, SessionOutput, Size,
+    AttachRequest, ContainerOptions, ExecRequest, Pull, RunRequest, SessionInput, SessionOutput,
+    Size,
 };
-use crate::{Change, Idempotency, ImageSummary, Summary};
+use crate::{Change, ContainerFilter, Idempotency, ImageSummary, Listing, Summary, Until, Update};
 
 /// What a container is made of, when to pull its image, and for which platform.
 type CreateRequest = (ContainerOptions, Pull, Option<Platform>);
@@ -26,7 +29,7 @@ pub(super) fn invalid(message: impl Into<String>) -> Status {
     to_detailed(Error::invalid_argument(message))
 }
 
-fn set_time(t: Timestamp) -> Option<prost_types::Timestamp> {
+pub(super) fn set_time(t: Timestamp) -> Option<prost_types::Timestamp> {
     (!t.is_unset()).then(|| timestamp(t))
 }
 
@@ -71,28 +74,6 @@ pub(super) fn pull(wire: i32) -> Result<Pull, Status> {
     }
 }
 
-pub(super) fn options(wire: Option<api::ContainerSpec>) -> Result<ContainerOptions, Status> {
-    let spec = wire.ok_or_else(|| invalid("the container is not described"))?;
-    Ok(ContainerOptions {
-        name: spec.name,
-        image: spec.image,
-        command: spec.command,
-        entrypoint: spec.has_entrypoint.then_some(spec.entrypoint),
-        env: spec.env,
-        working_dir: spec.working_dir,
-        user: spec.user,
-        tty: spec.tty,
-        open_stdin: spec.open_stdin,
-        labels: spec.labels,
-        hostname: spec.hostname,
-        network: spec.network,
-        auto_remove: spec.auto_remove,
-        stop_signal: spec.stop_signal,
-        log_options: spec.log_options,
-        idempotency: None,
-    })
-}
-
 /// The key of a request; `None` when empty. What counts is all that the container is made of.
 pub(super) fn idempotency(
     key: String,
@@ -112,14 +93,14 @@ pub(super) fn idempotency(
 pub(super) fn create(wire: api::CreateContainerRequest) -> Result<CreateRequest, Status> {
     let pull = pull(wire.pull)?;
     let idempotency = idempotency(wire.idempotency_key, wire.spec.as_ref(), &wire.platform);
-    let options = ContainerOptions { idempotency, ..options(wire.spec)? };
+    let options = ContainerOptions { idempotency, ..wishes::options(wire.spec)? };
     Ok((options, pull, platform(&wire.platform)?))
 }
 
 pub(super) fn run(wire: api::RunContainer) -> Result<RunRequest, Status> {
     let idempotency = idempotency(wire.idempotency_key, wire.spec.as_ref(), &wire.platform);
     Ok(RunRequest {
-        options: ContainerOptions { idempotency, ..options(wire.spec)? },
+        options: ContainerOptions { idempotency, ..wishes::options(wire.spec)? },
         detach: wire.detach,
         pull: pull(wire.pull)?,
         platform: platform(&wire.platform)?,
@@ -139,6 +120,36 @@ pub(super) fn exec(wire: api::ExecProcess) -> ExecRequest {
         attach_stdin: wire.attach_stdin,
         detach: wire.detach,
         size: size(wire.size),
+        privileged: wire.privileged,
+    }
+}
+
+pub(super) fn attach(wire: api::AttachContainer) -> AttachRequest {
+    AttachRequest {
+        container: wire.container,
+        stdin: wire.attach_stdin,
+        size: size(wire.size),
+        start: wire.start,
+    }
+}
+
+pub(super) fn listing(wire: api::ListContainersRequest) -> Result<Listing, Status> {
+    let filter = ContainerFilter::listing(&wire.filters).map_err(to_detailed)?;
+    Ok(Listing { all: wire.all, filter, last: wire.last as usize })
+}
+
+pub(super) fn update(wire: api::UpdateContainerRequest) -> Result<(String, Update), Status> {
+    let resources = wire.resources.map(wishes::resources).transpose()?.unwrap_or_default();
+    let restart = wire.restart.map(wishes::restart).transpose()?;
+    Ok((wire.container, Update { resources, restart }))
+}
+
+pub(super) fn until(wire: i32) -> Result<Until, Status> {
+    match api::WaitCondition::try_from(wire) {
+        Ok(api::WaitCondition::NotRunning) => Ok(Until::NotRunning),
+        Ok(api::WaitCondition::NextExit) => Ok(Until::NextEnd),
+        Ok(api::WaitCondition::Removed) => Ok(Until::Removed),
+        Err(_) => Err(invalid(format!("unknown condition {wire}"))),
     }
 }
 
@@ -210,6 +221,7 @@ pub(crate) fn container(summary: Summary) -> api::Container {
         Phase::Running => api::ContainerState::Running,
         Phase::Paused => api::ContainerState::Paused,
         Phase::Exited => api::ContainerState::Exited,
+        Phase::Restarting => api::ContainerState::Restarting,
         Phase::Removing | Phase::Dead => api::ContainerState::Dead,
     };
     api::Container {
@@ -229,7 +241,25 @@ pub(crate) fn container(summary: Summary) -> api::Container {
         network: summary.settings.network.as_str().to_owned(),
         error: summary.state.error,
         oom_killed: summary.state.oom_killed,
+        mounts: shown_mounts(&summary.settings.mounts),
+        health: health(summary.state.health).into(),
+        ..api::Container::default()
     }
+}
+
+fn health(health: HealthStatus) -> api::HealthStatus {
+    match health {
+        HealthStatus::None => api::HealthStatus::None,
+        HealthStatus::Starting => api::HealthStatus::Starting,
+        HealthStatus::Healthy => api::HealthStatus::Healthy,
+        HealthStatus::Unhealthy => api::HealthStatus::Unhealthy,
+    }
+}
+
+/// Names of volumes, and paths on the host.
+fn shown_mounts(mounts: &[MountSetting]) -> Vec<String> {
+    let shown = mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs);
+    shown.map(|mount| mount.source.clone()).collect()
 }
 
 pub(super) fn change(change: Change) -> api::ContainerChange {
@@ -241,6 +271,22 @@ pub(super) fn change(change: Change) -> api::ContainerChange {
     }
 }
 
+/// Of which container a log is wanted, and what of it.
+pub(super) fn logs(wire: api::LogsRequest) -> Result<(String, LogOptions), Status> {
+    let time = |t: prost_types::Timestamp| Timestamp { seconds: t.seconds, nanos: t.nanos };
+    let cursor = (!wire.cursor.is_empty()).then(|| wire.cursor.parse::<LogCursor>()).transpose();
+    let options = LogOptions {
+        follow: wire.follow,
+        tail: u64::try_from(wire.tail).ok(),
+        since: wire.since.map(time),
+        until: wire.until.map(time),
+        details: wire.details,
+        cursor: cursor.map_err(to_detailed)?,
+        start_cursor: wire.start_cursor,
+    };
+    Ok((wire.container, options))
+}
+
 pub(super) fn log_entry(entry: LogEntry) -> api::LogEntry {
     api::LogEntry {
         stderr: entry.stderr,
@@ -248,6 +294,8 @@ pub(super) fn log_entry(entry: LogEntry) -> api::LogEntry {
         time: set_time(entry.time),
         partial: entry.partial,
         gap: entry.gap,
+        cursor: entry.cursor.to_string(),
+        attributes: entry.attributes.map(|all| (*all).clone()).unwrap_or_default(),
     }
 }
 

@@ -9,7 +9,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::{Answer, Answers, Images, context_of, convert};
+use super::containers::finish;
+use super::{Answer, Answers, Images, context_of, convert, look};
+use crate::ImageFilter;
 
 #[tonic::async_trait]
 impl Service for Images {
@@ -46,7 +48,8 @@ impl Service for Images {
         request: Request<api::ListImagesRequest>,
     ) -> Answer<api::ListImagesResponse> {
         let ctx = context_of(&request)?;
-        let images = self.engine.images(&ctx).await.map_err(to_wire)?;
+        let filter = ImageFilter::listing(&request.into_inner().filters).map_err(to_wire)?;
+        let images = self.engine.select_images(&ctx, &filter).await.map_err(to_wire)?;
         let images = images.into_iter().map(convert::image).collect();
         Ok(Response::new(api::ListImagesResponse { images }))
     }
@@ -71,5 +74,16 @@ impl Service for Images {
         let removed =
             self.engine.remove_image(&ctx, &wire.image, wire.force).await.map_err(to_wire)?;
         Ok(Response::new(api::RemoveImageResponse { untagged: removed.untagged }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<api::PruneImagesRequest>,
+    ) -> Answer<api::PruneImagesResponse> {
+        let ctx = context_of(&request)?;
+        let filter = ImageFilter::prune(&request.into_inner().filters).map_err(to_wire)?;
+        let engine = Arc::clone(&self.engine);
+        let pruned = finish(async move { engine.prune_images(&ctx, &filter).await }).await?;
+        Ok(Response::new(look::pruned_images(pruned)))
     }
 }

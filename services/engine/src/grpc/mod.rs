@@ -2,8 +2,12 @@
 
 mod containers;
 pub(crate) mod convert;
+mod files;
 mod images;
+mod look;
 mod system;
+mod volumes;
+mod wishes;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,6 +52,10 @@ service!(
 service!(
     /// The service `gantry.engine.v1.System`.
     System
+);
+service!(
+    /// The service `gantry.engine.v1.Volumes`.
+    Volumes
 );
 
 /// What an answer is.

@@ -32,12 +32,12 @@ pub(crate) struct ImageInfo {
 
 /// Index or manifest (OCI image spec, image-index.md and manifest.md).
 #[derive(Deserialize)]
-struct Document {
+pub(super) struct Document {
     #[serde(default)]
-    manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
+    pub(super) manifests: Vec<Descriptor>,
+    pub(super) config: Option<Descriptor>,
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    pub(super) layers: Vec<Descriptor>,
 }
 
 impl Engine {
@@ -102,13 +102,13 @@ impl Engine {
         Err(Error::not_found(format!("content of index {}: not found", target.digest)))
     }
 
-    async fn parse(&self, ctx: &Context, digest: &Digest) -> Result<Document> {
+    pub(super) async fn parse(&self, ctx: &Context, digest: &Digest) -> Result<Document> {
         let json = self.document(ctx, digest).await?;
         serde_json::from_slice(&json)
             .map_err(|err| Error::data_loss(format!("read manifest {digest}")).with_source(err))
     }
 
-    async fn document(&self, ctx: &Context, digest: &Digest) -> Result<Vec<u8>> {
+    pub(super) async fn document(&self, ctx: &Context, digest: &Digest) -> Result<Vec<u8>> {
         let content = &self.parts.content;
         let mut pieces = content.read(ctx, digest, 0, Some(MAX_DOCUMENT)).await?;
         let mut bytes = Vec::new();

@@ -1,13 +1,11 @@
-//! Images as they are listed and inspected.
+//! Images as they are listed.
 
 use gantry_core::filter::Filters;
 use gantry_core::images::Image;
 use gantry_core::{Context, Digest, Error, Labels, Result, Timestamp};
-use serde_json::{Value, json};
 
-use super::info::ImageInfo;
 use super::known::Known;
-use super::reference::{familiar, split};
+use super::reference::split;
 use crate::Engine;
 
 /// An image in a listing.
@@ -34,7 +32,7 @@ pub struct ImageSummary {
 }
 
 impl ImageSummary {
-    fn of(image: Image, known: &Known) -> Self {
+    pub(super) fn of(image: Image, known: &Known) -> Self {
         let (repository, tag) = split(&image.name);
         Self {
             id: Some(known.id.clone()),
@@ -88,50 +86,4 @@ impl Engine {
         found.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
         Ok(found)
     }
-
-    /// One image, with all that is known of it as JSON with Docker's field names.
-    ///
-    /// # Errors
-    /// `NotFound`, `InvalidArgument`.
-    pub async fn inspect_image(&self, ctx: &Context, text: &str) -> Result<(ImageSummary, String)> {
-        let image = self.resolve_image(ctx, text).await?;
-        let info = self.image_info(ctx, &image).await?;
-        let names = self.images_by_id(ctx, info.id.hex()).await?;
-        let summary = ImageSummary::of(image, &Known::of(&info));
-        let json = inspect(&summary, &info, &names, &self.parts.snapshotters.default);
-        Ok((summary, json.to_string()))
-    }
-}
-
-fn inspect(
-    summary: &ImageSummary,
-    info: &ImageInfo,
-    names: &[(Digest, Image)],
-    driver: &str,
-) -> Value {
-    let tags = names.iter().filter(|(_, image)| !image.name.contains('@'));
-    let tags: Vec<_> = tags.map(|(_, image)| familiar(&image.name)).collect();
-    let mut digests: Vec<_> = names
-        .iter()
-        .map(|(_, image)| format!("{}@{}", split(&image.name).0, image.target.digest))
-        .collect();
-    digests.sort();
-    digests.dedup();
-    json!({
-        "Id": summary.id,
-        "RepoTags": tags,
-        "RepoDigests": digests,
-        "Parent": "",
-        "Comment": "",
-        "Created": info.config.created,
-        "Author": info.config.author,
-        "Architecture": info.config.architecture,
-        "Variant": info.config.variant,
-        "Os": info.config.os,
-        "Size": info.size,
-        "GraphDriver": {"Name": driver, "Data": null},
-        "RootFS": {"Type": "layers", "Layers": info.config.rootfs.diff_ids},
-        "Config": info.config.runtime(),
-        "Metadata": {},
-    })
 }

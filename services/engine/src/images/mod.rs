@@ -1,8 +1,13 @@
 //! Images as Docker's users address and see them.
 
+mod filter;
+mod glob;
 mod info;
+mod inspect;
 mod known;
 mod list;
+mod parts;
+mod prune;
 mod reference;
 mod remove;
 
@@ -16,9 +21,12 @@ use crate::Engine;
 use crate::image_config::ImageConfig;
 use crate::options::Pull;
 
+pub use filter::ImageFilter;
 pub(crate) use info::ImageInfo;
 use known::Known;
 pub use list::ImageSummary;
+pub(crate) use parts::Parts;
+pub use prune::PrunedImages;
 pub(crate) use reference::familiar;
 pub use remove::Removed;
 
@@ -48,6 +56,8 @@ pub(crate) struct Cache {
     infos: Mutex<HashMap<Key, Arc<ImageInfo>>>,
     /// The little of these that listings show.
     known: Mutex<HashMap<Key, Arc<Known>>>,
+    /// What they consist of, once somebody wanted to know what takes the disk.
+    parts: Mutex<HashMap<Key, Arc<Parts>>>,
 }
 
 /// Nothing panics under these locks; they are held for single map operations.
@@ -82,6 +92,10 @@ impl Cache {
         lock(&self.infos).get(&(ctx.namespace.clone(), digest.clone())).cloned()
     }
 
+    fn parts(&self, ctx: &Context, digest: &Digest) -> Option<Arc<Parts>> {
+        lock(&self.parts).get(&(ctx.namespace.clone(), digest.clone())).cloned()
+    }
+
     /// Of each of these images, in their order, but not of those for other machines.
     fn known(&self, ctx: &Context, images: &[Image]) -> Vec<Option<Arc<Known>>> {
         let map = lock(&self.known);
@@ -96,6 +110,7 @@ impl Cache {
         lock(&self.ready).remove(&key);
         lock(&self.infos).remove(&key);
         lock(&self.known).remove(&key);
+        lock(&self.parts).remove(&key);
     }
 }
 
@@ -134,7 +149,8 @@ impl Engine {
         };
         let found = match pull {
             Pull::Always => Err(Error::not_found("to be pulled")),
-            Pull::Missing | Pull::Never => self.resolve_image(ctx, text).await,
+            Pull::Missing => self.resolve_image(ctx, text).await,
+            Pull::Never => self.named_image(ctx, text).await,
         };
         let image = match found {
             Err(err) if err.is_not_found() && pull != Pull::Never => {
@@ -197,7 +213,11 @@ impl Engine {
         let name = self.parts.puller.normalize(text);
         match (&name, prefix) {
             (Ok(name), _) => match self.parts.images.get(ctx, name).await {
-                Err(err) if err.is_not_found() => {}
+                Err(err) if err.is_not_found() => {
+                    if let Some(image) = self.image_by_other_name(ctx, name).await? {
+                        return Ok(image);
+                    }
+                }
                 other => return other,
             },
             (Err(_), Some(_)) => {}
@@ -212,6 +232,25 @@ impl Engine {
             Some((_, image)) => Ok(image),
             None => Err(no_such(&shown)),
         }
+    }
+
+    /// An image that is kept under another name: by a tag of the repository, where its digest is
+    /// asked for, or by the short form of a name, as other clients may keep it.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn image_by_other_name(&self, ctx: &Context, name: &str) -> Result<Option<Image>> {
+        let Some((_, digest)) = name.split_once('@') else {
+            return match self.parts.images.get(ctx, &familiar(name)).await {
+                Err(err) if err.is_not_found() => Ok(None),
+                other => other.map(Some),
+            };
+        };
+        let (repository, _) = reference::split(name);
+        let all = self.parts.images.list(ctx, &gantry_core::filter::Filters::all()).await?;
+        Ok(all.into_iter().find(|image| {
+            image.target.digest.as_str() == digest && reference::split(&image.name).0 == repository
+        }))
     }
 
     /// All names of the one image whose ID begins so, with that ID.

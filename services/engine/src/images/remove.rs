@@ -22,9 +22,10 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` while a container that runs was made
     /// from it, and, without `force`, when one that does not run was, or an ID has several names.
     pub async fn remove_image(&self, ctx: &Context, text: &str, force: bool) -> Result<Removed> {
-        let image = self.resolve_image(ctx, text).await?;
+        let image = self.named_image(ctx, text).await?;
         let normalized = self.parts.puller.normalize(text);
-        let by_name = normalized.is_ok_and(|name| name == image.name);
+        let by_name =
+            normalized.is_ok_and(|name| name == image.name || familiar(&name) == image.name);
         let id = match self.image_info(ctx, &image).await {
             Ok(info) => info.id.clone(),
             // Without its content nothing can have been made from it here.
@@ -75,7 +76,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn untag(&self, ctx: &Context, images: Vec<Image>) -> Result<Removed> {
+    pub(super) async fn untag(&self, ctx: &Context, images: Vec<Image>) -> Result<Removed> {
         let mut removed = Removed::default();
         for image in images {
             match self.parts.images.delete(ctx, &image.name).await {

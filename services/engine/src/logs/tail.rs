@@ -1,13 +1,11 @@
-//! Where the last lines begin, found from the end.
+//! Where the last lines begin.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::entry::LogEntry;
-
-/// Bytes read at a time.
-const BLOCK: u64 = 64 * 1024;
+use super::entry::Record;
+use super::place::{BLOCK, Form, Place};
 
 /// Counts lines from the end, over several files.
 #[derive(Debug)]
@@ -24,19 +22,65 @@ impl Counter {
         Self { wanted, first: true }
     }
 
-    /// Reads a file backwards. Returns where the lines begin, or `None` when
+    /// Looks through a file. Returns where the lines begin, or `None` when
     /// all of the file belongs to them and more may lie in older files.
     ///
     /// A line that was recorded in several parts is one line.
-    pub(crate) fn scan(&mut self, file: &File) -> io::Result<Option<u64>> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn scan(&mut self, place: &Place) -> io::Result<Option<u64>> {
+        if place.form() == Form::Json && !place.is_packed() {
+            self.scan_backwards(place.file())
+        } else {
+            self.scan_forwards(place)
+        }
+    }
+
+    /// Reads all of a file, at most twice.
+    fn scan_forwards(&mut self, place: &Place) -> io::Result<Option<u64>> {
+        let (mut lines, mut end, mut partial) = (0, None, false);
+        let mut all = place.again();
+        while let Some(entries) = all.read(BLOCK)? {
+            for entry in entries.iter().filter(|entry| !entry.gap) {
+                lines += u64::from(!entry.partial);
+                (end, partial) = (Some(entry.cursor.at), entry.partial);
+            }
+        }
+        let Some(end) = end else { return Ok(None) };
+        if self.first && self.wanted == 0 {
+            return Ok(Some(end));
+        }
+        lines += u64::from(self.first && partial);
+        self.first = false;
+        if lines <= self.wanted {
+            self.wanted -= lines;
+            return Ok(None);
+        }
+        // The lines begin behind so many others.
+        let mut before = lines - self.wanted;
+        let mut all = place.again();
+        while let Some(entries) = all.read(BLOCK)? {
+            for entry in entries.iter().filter(|entry| !entry.gap && !entry.partial) {
+                before -= 1;
+                if before == 0 {
+                    return Ok(Some(entry.cursor.at));
+                }
+            }
+        }
+        Ok(Some(end))
+    }
+
+    /// Reads a json-file from its end.
+    fn scan_backwards(&mut self, file: &File) -> io::Result<Option<u64>> {
         let mut end = file.metadata()?.len();
         if self.wanted == 0 && self.first {
-            return Ok(Some(end));
+            return last_end(file, end);
         }
         // The beginning of a record whose end lies in the block behind.
         let mut rest: Vec<u8> = Vec::new();
         while end > 0 {
-            let begin = end.saturating_sub(BLOCK);
+            let begin = end.saturating_sub(BLOCK as u64);
             let mut block = vec![0; (end - begin) as usize];
             file.read_exact_at(&mut block, begin)?;
             block.append(&mut rest);
@@ -75,8 +119,8 @@ impl Counter {
 
     /// Whether this record is the end of a line too many.
     fn count(&mut self, record: &[u8]) -> bool {
-        let Some(entry) = LogEntry::parse(record) else { return false };
-        if !entry.partial || self.first {
+        let Some(record) = Record::parse(record) else { return false };
+        if !record.is_partial() || self.first {
             if self.wanted == 0 {
                 return true;
             }
@@ -87,24 +131,75 @@ impl Counter {
     }
 }
 
+/// Where the last whole line of a file ends; `None` when there is none.
+fn last_end(file: &File, mut end: u64) -> io::Result<Option<u64>> {
+    while end > 0 {
+        let begin = end.saturating_sub(BLOCK as u64);
+        let mut block = vec![0; (end - begin) as usize];
+        file.read_exact_at(&mut block, begin)?;
+        if let Some(at) = block.iter().rposition(|b| *b == b'\n') {
+            return Ok(Some(begin + at as u64 + 1));
+        }
+        end = begin;
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
 
-    fn record(text: &str) -> String {
-        let log = serde_json::to_string(text).unwrap();
-        format!("{{\"log\":{log},\"stream\":\"stdout\",\"time\":\"2026-01-02T03:04:05Z\"}}\n")
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use gantry_core::local_log::{self, Kind};
+
+    use super::super::files::Found;
+    use super::*;
+
+    /// What a log of these records, in each form, has behind the place that is found.
+    fn last(texts: &[&str], torn: &str, wanted: u64) -> String {
+        let mut json = Vec::new();
+        let mut binary = Vec::new();
+        for (n, text) in (1..).zip(texts) {
+            let log = serde_json::to_string(text).unwrap();
+            let time = format!("2026-01-02T03:04:05.{n:09}Z");
+            let line = format!("{{\"log\":{log},\"stream\":\"stdout\",\"time\":\"{time}\"}}\n");
+            json.extend_from_slice(line.as_bytes());
+            let record = local_log::Record { kind: Kind::Stdout, nanos: n, data: text.as_bytes() };
+            local_log::encode(record, &mut binary);
+        }
+        binary.extend_from_slice(&torn.as_bytes()[..torn.len().min(3)]);
+        let packed = json.clone();
+        json.extend_from_slice(torn.as_bytes());
+        let found = [
+            found(Form::Json, &json, false, wanted),
+            found(Form::Json, &packed, true, wanted),
+            found(Form::Binary, &binary, false, wanted),
+            found(Form::Binary, &binary, true, wanted),
+        ];
+        assert!(found.iter().all(|text| *text == found[0]), "{found:?}");
+        found.into_iter().next().unwrap()
     }
 
-    fn last(texts: &[&str], torn: &str, wanted: u64) -> String {
+    fn found(form: Form, bytes: &[u8], packed: bool, wanted: u64) -> String {
         let mut file = tempfile::tempfile().unwrap();
-        let all: String = texts.iter().map(|t| record(t)).collect::<String>() + torn;
-        file.write_all(all.as_bytes()).unwrap();
-        let at = Counter::new(wanted).scan(&file).unwrap().unwrap_or(0);
-        let lines = all[usize::try_from(at).unwrap()..].lines();
-        let entries = lines.filter_map(|l| LogEntry::parse(l.as_bytes()));
-        entries.map(|e| String::from_utf8(e.data.to_vec()).unwrap()).collect()
+        if packed {
+            let mut encoder = GzEncoder::new(file.try_clone().unwrap(), Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap();
+        } else {
+            file.write_all(bytes).unwrap();
+        }
+        let mut place = Place::new(Found { file, packed }, form).unwrap();
+        let at = Counter::new(wanted).scan(&place).unwrap().unwrap_or(0);
+        place.skip_to(at).unwrap();
+        let mut text = String::new();
+        while let Some(entries) = place.read(BLOCK).unwrap() {
+            for entry in entries {
+                text += std::str::from_utf8(&entry.data).unwrap();
+            }
+        }
+        text
     }
 
     #[test]
@@ -116,6 +211,7 @@ mod tests {
         assert_eq!(last(&texts, "", 3), "a\nb\nc\n");
         assert_eq!(last(&texts, "", 9), "a\nb\nc\n");
         assert_eq!(last(&texts, "{\"log\":\"half", 1), "c\n");
+        assert_eq!(last(&texts, "{\"log\":\"half", 0), "");
         assert_eq!(last(&[], "", 3), "");
     }
 
@@ -134,6 +230,47 @@ mod tests {
         for wanted in [1, 4, 5, 17, 39, 40] {
             let found = last(&texts, "", wanted);
             assert_eq!(found, texts[texts.len() - usize::try_from(wanted).unwrap()..].concat());
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_over_files() {
+        let files = ["5\n6\n", "4", "1\n2\n3"];
+        let place = |text: &str, form: Form| {
+            let mut bytes = Vec::new();
+            for (n, text) in (1..).zip(text.split_inclusive('\n')) {
+                if form == Form::Binary {
+                    let data = text.as_bytes();
+                    let record = local_log::Record { kind: Kind::Stdout, nanos: n, data };
+                    local_log::encode(record, &mut bytes);
+                } else {
+                    let log = serde_json::to_string(text).unwrap();
+                    bytes.extend_from_slice(
+                        format!("{{\"log\":{log},\"stream\":\"stdout\",\"time\":\"\"}}\n")
+                            .as_bytes(),
+                    );
+                }
+            }
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            Place::new(Found { file, packed: false }, form).unwrap()
+        };
+        for form in [Form::Json, Form::Binary] {
+            // The lines are 1, 2, 345 and 6.
+            for (wanted, file, whole) in
+                [(0, 0, false), (1, 0, false), (2, 2, false), (3, 2, false), (4, 3, true)]
+            {
+                let mut counter = Counter::new(wanted);
+                let mut found = None;
+                for (n, text) in files.iter().enumerate() {
+                    if let Some(at) = counter.scan(&place(text, form)).unwrap() {
+                        found = Some((n, at));
+                        break;
+                    }
+                }
+                assert_eq!(found.map_or(files.len(), |(n, _)| n), file, "{form:?} {wanted}");
+                assert_eq!(found.is_none(), whole);
+            }
         }
     }
 }

@@ -3,39 +3,33 @@
 //! All that containers have in common is prepared once; the seccomp section,
 //! by far the largest part, is kept as text.
 
+mod places;
+mod process;
+pub(crate) mod profile;
+pub(crate) mod resources;
 pub(crate) mod seccomp;
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use gantry_core::{Error, Result};
+use gantry_core::{Error, Labels, Result};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::files::ContainerFiles;
-use crate::model::{Network, Settings};
+use crate::host::capabilities::{self, Capabilities};
+use crate::host::{Devices, Host, own_oom_score};
+use crate::model::{Flags, Network, Security, Settings, UNCONFINED};
 use crate::options::Size;
+use crate::sharing::Shared;
 
-/// What a container's root may do: Docker's fourteen capabilities.
-pub(crate) const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
+pub(crate) use process::{check_user, privileged};
 
 /// Files of the kernel that tell of the host.
-const MASKED: [&str; 12] = [
+pub(crate) const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -51,18 +45,36 @@ const MASKED: [&str; 12] = [
 ];
 
 /// Files of the kernel that change the host.
-const READ_ONLY: [&str; 5] =
+pub(crate) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What the image's environment lacks most often.
 pub(crate) const DEFAULT_PATH: &str =
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Annotation with the names of further groups, by commas: our shim looks them up in the
+/// container.
+const GROUPS: &str = "io.gantry.groups";
+
+/// So many filters for unusual sets of capabilities are kept.
+const FILTERS: usize = 64;
+
 /// Makes specifications.
 #[derive(Debug)]
 pub(crate) struct SpecBuilder {
     cgroup_parent: String,
-    seccomp: Box<RawValue>,
+    /// Our program for the first process of containers that want one.
+    init: PathBuf,
+    available: Capabilities,
+    kernel: (u32, u32),
+    /// Set for a daemon that the kernel spares: its containers are not to be spared with it.
+    oom_score: Option<i32>,
+    /// Names of the usual capabilities.
+    usual: Vec<&'static str>,
+    /// The default filter for them.
+    seccomp: Arc<RawValue>,
+    /// The default filter for other sets. Held for looking up and adding entries only.
+    filters: Mutex<HashMap<Capabilities, Arc<RawValue>>>,
     mounts: Vec<Value>,
     devices: Value,
 }
@@ -74,6 +86,13 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) files: &'a ContainerFiles,
     pub(crate) size: Option<Size>,
+    /// Mounts over what every container has, the upper places first; `null` for what is not
+    /// there yet.
+    pub(crate) mounts: &'a [Value],
+    /// Devices as they are now.
+    pub(crate) devices: &'a Devices,
+    /// What it shares with other containers.
+    pub(crate) shared: &'a Shared,
 }
 
 #[derive(Serialize)]
@@ -82,8 +101,15 @@ struct Spec<'a> {
     oci_version: &'a str,
     process: Value,
     root: Value,
-    hostname: &'a str,
-    mounts: Vec<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domainname: Option<&'a str>,
+    mounts: Vec<Cow<'a, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hooks: Option<&'a BTreeMap<String, Vec<Value>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<Labels>,
     linux: Linux<'a>,
 }
 
@@ -95,227 +121,223 @@ struct Linux<'a> {
     cgroups_path: String,
     resources: Value,
     namespaces: Vec<Value>,
-    seccomp: &'a RawValue,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seccomp: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rootfs_propagation: Option<&'a str>,
     masked_paths: &'a [&'a str],
     readonly_paths: &'a [&'a str],
 }
 
 impl SpecBuilder {
-    /// Prepares what is common to all containers of this machine.
+    /// Prepares what is common to all containers of this machine. `init` is the program that
+    /// reaps orphans as a container's first process.
     ///
     /// # Errors
     /// `Unimplemented` on an architecture without a seccomp profile.
-    pub(crate) fn new(cgroup_parent: &str) -> Result<Self> {
-        let host = seccomp::Host {
-            arch: std::env::consts::ARCH,
-            kernel: kernel_version(),
-            capabilities: &CAPABILITIES,
-        };
-        let seccomp = serde_json::value::to_raw_value(&seccomp::profile(host)?)
-            .map_err(|err| Error::internal("encode the seccomp profile").with_source(err))?;
-        let cgroup_parent = cgroup_parent.trim_end_matches('/').to_owned();
-        Ok(Self { cgroup_parent, seccomp, mounts: mounts(), devices: devices() })
+    pub(crate) fn new(cgroup_parent: &str, init: &Path, host: &Host) -> Result<Self> {
+        let usual = Capabilities::usual().and(host.capabilities).names();
+        let kernel = kernel_version();
+        Ok(Self {
+            cgroup_parent: cgroup_parent.to_owned(),
+            init: init.to_owned(),
+            available: host.capabilities,
+            kernel,
+            oom_score: (own_oom_score() < 0).then_some(0),
+            seccomp: filter(&usual, kernel)?,
+            usual,
+            filters: Mutex::default(),
+            mounts: places::usual(),
+            devices: resources::usual_devices(),
+        })
     }
 
     /// The specification of a container, as JSON.
     ///
     /// # Errors
+    /// `InvalidArgument` for a seccomp profile or capabilities that can't be;
     /// `Internal` when it can't be encoded.
     pub(crate) fn build(&self, input: &SpecInput<'_>) -> Result<Vec<u8>> {
         let settings = input.settings;
-        let own: Vec<Value> =
-            input.files.binds().into_iter().map(|(from, to)| bind(&from, to)).collect();
+        let flags = &settings.flags;
+        let security = &flags.security;
+        let granted = capabilities::granted(security, self.available)?;
+        let filter = self.filter(security, granted)?;
+        let bare = security.privileged || security.unconfined_paths;
+        let own_name = flags.namespaces.uts.is_empty();
+        let domain = Some(flags.domainname.as_str()).filter(|name| own_name && !name.is_empty());
+        let hooks = Some(&input.devices.edits.hooks).filter(|hooks| !hooks.is_empty());
         let spec = Spec {
             oci_version: "1.1.0",
-            process: process(settings, input.size),
-            root: json!({"path": "rootfs", "readonly": false}),
-            hostname: &settings.hostname,
-            mounts: self.mounts.iter().chain(&own).collect(),
+            process: process::process(input, &self.names(granted), self.oom_score),
+            root: json!({"path": "rootfs", "readonly": security.read_only}),
+            hostname: own_name.then_some(settings.hostname.as_str()),
+            domainname: domain,
+            mounts: places::mounts(&self.mounts, &self.init, input),
+            hooks,
+            annotations: annotations(flags),
             linux: Linux {
-                sysctl: sysctl(settings.network),
-                cgroups_path: format!("{}/{}", self.cgroup_parent, input.id),
-                resources: json!({"devices": self.devices}),
-                namespaces: namespaces(settings.network),
-                seccomp: &self.seccomp,
-                masked_paths: &MASKED,
-                readonly_paths: &READ_ONLY,
+                sysctl: sysctl(settings),
+                cgroups_path: self.cgroup(&flags.cgroup_parent, input.id),
+                resources: resources::section(&self.devices, flags, input.devices),
+                namespaces: namespaces(settings, input.shared),
+                devices: resources::nodes(settings, input.devices),
+                seccomp: filter.as_deref(),
+                rootfs_propagation: propagation(settings),
+                masked_paths: if bare { &[] } else { &MASKED },
+                readonly_paths: if bare { &[] } else { &READ_ONLY },
             },
         };
         serde_json::to_vec(&spec)
             .map_err(|err| Error::internal("encode a runtime specification").with_source(err))
     }
-}
 
-fn process(settings: &Settings, size: Option<Size>) -> Value {
-    let mut process = json!({
-        "terminal": settings.tty,
-        "user": user(&settings.user),
-        "args": settings.args().collect::<Vec<_>>(),
-        "env": settings.env,
-        "cwd": settings.working_dir,
-        "capabilities": {
-            "bounding": CAPABILITIES,
-            "effective": CAPABILITIES,
-            "permitted": CAPABILITIES,
-        },
-    });
-    if let Some(size) = size.filter(|_| settings.tty) {
-        process["consoleSize"] = json!({"height": size.rows, "width": size.columns});
-    }
-    process
-}
-
-/// Refuses IDs of users and groups that the system has not. Names are the shim's to look up.
-///
-/// # Errors
-/// `InvalidArgument`.
-pub(crate) fn check_user(user: &str) -> Result<()> {
-    for id in user.splitn(2, ':') {
-        let digits = id.strip_prefix(['-', '+']).unwrap_or(id);
-        let numeric = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        if numeric && !id.parse::<i32>().is_ok_and(|id| id >= 0) {
-            return Err(Error::invalid_argument(format!(
-                "user {user:?}: uids and gids must be in range 0-{}",
-                i32::MAX
-            )));
+    /// Names of capabilities.
+    fn names(&self, granted: Capabilities) -> Cow<'_, [&'static str]> {
+        if granted == Capabilities::usual().and(self.available) {
+            Cow::Borrowed(self.usual.as_slice())
+        } else {
+            Cow::Owned(granted.names())
         }
     }
-    Ok(())
-}
 
-/// The user as it was written: the shim looks it up in the container's own
-/// files, with its further groups.
-pub(crate) fn user(user: &str) -> Value {
-    let name = if user.is_empty() { "0" } else { user };
-    json!({"uid": 0, "gid": 0, "username": name})
-}
-
-fn bind(source: &Path, target: &str) -> Value {
-    json!({
-        "destination": target,
-        "type": "bind",
-        "source": source,
-        "options": ["rbind", "rprivate"],
-    })
-}
-
-fn mounts() -> Vec<Value> {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
-    vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"],
-        ),
-    ]
-}
-
-/// Nothing, then what every container may use. Making nodes of other devices
-/// is allowed, opening them is not.
-fn devices() -> Value {
-    let mut rules = vec![
-        json!({"allow": false, "access": "rwm"}),
-        json!({"allow": true, "type": "c", "access": "m"}),
-        json!({"allow": true, "type": "b", "access": "m"}),
-        // Terminals of /dev/pts.
-        json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}),
-    ];
-    // null, zero, full, random, urandom, tty, console, ptmx.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        rules.push(
-            json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}),
-        );
+    /// Everything that an exec'd process may be given here.
+    pub(crate) fn all_capabilities(&self) -> Vec<&'static str> {
+        self.available.names()
     }
-    Value::Array(rules)
+
+    fn cgroup(&self, parent: &str, id: &str) -> String {
+        let parent = if parent.is_empty() { self.cgroup_parent.as_str() } else { parent };
+        match parent.trim_matches('/') {
+            "" => format!("/{id}"),
+            parent => format!("/{parent}/{id}"),
+        }
+    }
+
+    /// The seccomp section; `None` for a container without a filter.
+    fn filter(&self, security: &Security, granted: Capabilities) -> Result<Option<Arc<RawValue>>> {
+        match security.seccomp.as_str() {
+            UNCONFINED => Ok(None),
+            text if profile::is_default(text) => {
+                if security.privileged {
+                    return Ok(None);
+                }
+                self.default_filter(granted).map(Some)
+            }
+            text => {
+                let names = granted.names();
+                let section = profile::section(text, machine(&names, self.kernel))?;
+                section.map(|section| raw(&section)).transpose()
+            }
+        }
+    }
+
+    /// The default profile for a set of capabilities: made once for each.
+    fn default_filter(&self, granted: Capabilities) -> Result<Arc<RawValue>> {
+        if granted == Capabilities::usual().and(self.available) {
+            return Ok(Arc::clone(&self.seccomp));
+        }
+        // Nothing panics under this lock.
+        let kept = || self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = kept().get(&granted) {
+            return Ok(Arc::clone(made));
+        }
+        let made = filter(&granted.names(), self.kernel)?;
+        let mut kept = kept();
+        // Callers choose sets: they must not fill the memory.
+        if kept.len() >= FILTERS {
+            kept.clear();
+        }
+        kept.insert(granted, Arc::clone(&made));
+        Ok(made)
+    }
 }
 
-fn namespaces(network: Network) -> Vec<Value> {
-    let mut kinds = vec!["mount", "uts", "pid", "ipc", "cgroup"];
-    if network != Network::Host {
-        kinds.push("network");
+fn machine<'a>(capabilities: &'a [&'a str], kernel: (u32, u32)) -> seccomp::Machine<'a> {
+    seccomp::Machine { arch: std::env::consts::ARCH, kernel, capabilities }
+}
+
+/// The default profile as text.
+fn filter(capabilities: &[&str], kernel: (u32, u32)) -> Result<Arc<RawValue>> {
+    raw(&seccomp::profile(machine(capabilities, kernel))?)
+}
+
+fn raw(section: &impl Serialize) -> Result<Arc<RawValue>> {
+    to_raw_value(section)
+        .map(Arc::from)
+        .map_err(|err| Error::internal("encode a seccomp profile").with_source(err))
+}
+
+/// The caller's annotations, and ours.
+fn annotations(flags: &Flags) -> Option<Labels> {
+    let names: Vec<&str> = process::named(&flags.groups).collect();
+    if flags.annotations.is_empty() && names.is_empty() {
+        return None;
     }
-    kinds.into_iter().map(|kind| json!({"type": kind})).collect()
+    let mut all = flags.annotations.clone();
+    if !names.is_empty() {
+        all.insert(GROUPS.to_owned(), names.join(","));
+    }
+    Some(all)
+}
+
+/// Namespaces of its own, and those of others that it joins.
+fn namespaces(settings: &Settings, shared: &Shared) -> Vec<Value> {
+    let modes = &settings.flags.namespaces;
+    let own = |kind: &str| json!({"type": kind});
+    let mut all = vec![own("mount")];
+    if modes.uts.is_empty() {
+        all.push(own("uts"));
+    }
+    for (kind, mode) in [("pid", &modes.pid), ("ipc", &modes.ipc)] {
+        match mode.as_str() {
+            "host" => {}
+            mode if crate::model::other_container(mode).is_some() => {
+                all.push(json!({"type": kind, "path": shared.path(kind)}));
+            }
+            _ => all.push(own(kind)),
+        }
+    }
+    if modes.cgroup != "host" {
+        all.push(own("cgroup"));
+    }
+    if settings.network != Network::Host {
+        all.push(own("network"));
+    }
+    all
 }
 
 /// In a network of its own, ping and low ports need no privilege.
-fn sysctl(network: Network) -> Value {
-    if network == Network::Host {
-        return Value::Null;
+fn sysctl(settings: &Settings) -> Value {
+    let asked = &settings.flags.sysctls;
+    let mut all = match settings.network {
+        Network::Host if asked.is_empty() => return Value::Null,
+        Network::Host => json!({}),
+        _ => json!({
+            "net.ipv4.ip_unprivileged_port_start": "0",
+            "net.ipv4.ping_group_range": "0 2147483647",
+        }),
+    };
+    for (name, value) in asked {
+        all[name] = value.as_str().into();
     }
-    json!({
-        "net.ipv4.ip_unprivileged_port_start": "0",
-        "net.ipv4.ping_group_range": "0 2147483647",
-    })
+    all
 }
 
-fn kernel_version() -> (u32, u32) {
+/// Mounts that reach the host have to be made in a tree that does.
+fn propagation(settings: &Settings) -> Option<&'static str> {
+    let shared = settings.mounts.iter().any(|mount| mount.propagation.ends_with("shared"));
+    shared.then_some("shared")
+}
+
+/// Major and minor number of the kernel's release.
+pub(crate) fn kernel_version() -> (u32, u32) {
     let release = crate::system::kernel_release();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn build(settings: &Settings) -> Value {
-        let files = ContainerFiles::below(Path::new("/root/c"), "c1");
-        let builder = SpecBuilder::new("/gantry/").unwrap();
-        let size = Some(Size { columns: 80, rows: 24 });
-        let input = SpecInput { id: "c1", settings, files: &files, size };
-        serde_json::from_slice(&builder.build(&input).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn a_container_with_defaults() {
-        let spec = build(&Settings {
-            entrypoint: vec!["/bin/sh".into()],
-            command: vec!["-c".into(), "true".into()],
-            working_dir: "/".into(),
-            hostname: "h".into(),
-            ..Settings::default()
-        });
-        assert_eq!(spec["process"]["args"], json!(["/bin/sh", "-c", "true"]));
-        assert_eq!(spec["process"]["user"]["username"], "0");
-        assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
-        assert!(spec["process"]["capabilities"].get("ambient").is_none());
-        assert!(spec["process"].get("noNewPrivileges").is_none());
-        assert!(spec["process"].get("consoleSize").is_none());
-        assert_eq!(spec["linux"]["cgroupsPath"], "/gantry/c1");
-        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 6);
-        assert_eq!(spec["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
-        assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
-        let targets: Vec<_> = spec["mounts"].as_array().unwrap().iter().collect();
-        let has = |t: &str| targets.iter().any(|m| m["destination"] == t);
-        assert!(["/proc", "/dev/shm", "/etc/hosts", "/etc/resolv.conf"].into_iter().all(has));
-        let cgroup = targets.iter().find(|m| m["type"] == "cgroup").unwrap();
-        assert!(cgroup["options"].as_array().unwrap().contains(&json!("ro")));
-    }
-
-    #[test]
-    fn the_hosts_network_and_a_terminal() {
-        let spec = build(&Settings {
-            network: Network::Host,
-            tty: true,
-            user: "web:www".into(),
-            ..Settings::default()
-        });
-        let kinds = spec["linux"]["namespaces"].as_array().unwrap();
-        assert!(!kinds.contains(&json!({"type": "network"})));
-        assert!(spec["linux"].get("sysctl").is_none());
-        assert_eq!(spec["process"]["consoleSize"], json!({"height": 24, "width": 80}));
-        assert_eq!(spec["process"]["user"]["username"], "web:www");
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ const PROFILE: &str = include_str!("../../data/seccomp.json");
 
 /// What the profile is applied to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Host<'a> {
+pub(crate) struct Machine<'a> {
     /// Rust's name, `x86_64`.
     pub(crate) arch: &'a str,
     /// Major and minor version.
@@ -96,15 +96,15 @@ pub(crate) struct SyscallArg {
 }
 
 impl Rule {
-    fn holds(&self, host: Host<'_>) -> bool {
-        let arch = gantry_core::go_arch(host.arch);
-        let has = |cap: &String| host.capabilities.contains(&cap.as_str());
+    fn holds(&self, machine: Machine<'_>) -> bool {
+        let arch = gantry_core::go_arch(machine.arch);
+        let has = |cap: &String| machine.capabilities.contains(&cap.as_str());
         let is = |list: &[String]| list.iter().any(|a| a == arch);
         self.caps.iter().all(has)
             && !self.not_caps.iter().any(has)
             && (self.arches.is_empty() || is(&self.arches))
             && !is(&self.not_arches)
-            && self.kernel.is_none_or(|least| host.kernel >= least)
+            && self.kernel.is_none_or(|least| machine.kernel >= least)
     }
 
     fn into_syscall(self) -> Syscall {
@@ -123,24 +123,25 @@ impl Rule {
     }
 }
 
-/// The default profile for a host.
+/// The default profile for a machine.
 ///
 /// # Errors
 /// `Internal` when the data is damaged; `Unimplemented` for an architecture
 /// that the profile does not know.
-pub(crate) fn profile(host: Host<'_>) -> Result<Seccomp> {
+pub(crate) fn profile(machine: Machine<'_>) -> Result<Seccomp> {
     let profile: Profile = serde_json::from_str(PROFILE)
         .map_err(|err| Error::internal("read the default seccomp profile").with_source(err))?;
-    let family = profile.families.into_iter().find(|f| f.first().is_some_and(|a| a == host.arch));
+    let family =
+        profile.families.into_iter().find(|f| f.first().is_some_and(|a| a == machine.arch));
     let family = family.ok_or_else(|| {
         Error::unimplemented(format!(
             "the default seccomp profile does not know the architecture {}",
-            host.arch
+            machine.arch
         ))
     })?;
     let architectures =
         family.iter().map(|a| format!("SCMP_ARCH_{}", a.to_ascii_uppercase())).collect();
-    let rules = profile.rules.into_iter().filter(|rule| rule.holds(host));
+    let rules = profile.rules.into_iter().filter(|rule| rule.holds(machine));
     Ok(Seccomp {
         default_action: "SCMP_ACT_ERRNO",
         default_errno_ret: profile.default_errno,
@@ -158,8 +159,8 @@ mod tests {
         profile.syscalls.iter().filter(allowing).any(|s| s.names.iter().any(|n| n == name))
     }
 
-    fn host<'a>(capabilities: &'a [&'a str]) -> Host<'a> {
-        Host { arch: "x86_64", kernel: (6, 1), capabilities }
+    fn host<'a>(capabilities: &'a [&'a str]) -> Machine<'a> {
+        Machine { arch: "x86_64", kernel: (6, 1), capabilities }
     }
 
     #[test]
@@ -190,11 +191,11 @@ mod tests {
 
     #[test]
     fn kernels_and_architectures() {
-        let old = profile(Host { kernel: (4, 7), ..host(&[]) }).unwrap();
+        let old = profile(Machine { kernel: (4, 7), ..host(&[]) }).unwrap();
         assert!(!allowed(&old, "ptrace"));
-        let arm = profile(Host { arch: "aarch64", ..host(&[]) }).unwrap();
+        let arm = profile(Machine { arch: "aarch64", ..host(&[]) }).unwrap();
         assert!(allowed(&arm, "set_tls") && !allowed(&arm, "arch_prctl"));
         assert_eq!(arm.architectures, ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]);
-        assert!(profile(Host { arch: "z80", ..host(&[]) }).is_err());
+        assert!(profile(Machine { arch: "z80", ..host(&[]) }).is_err());
     }
 }

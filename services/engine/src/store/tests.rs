@@ -2,6 +2,7 @@ use super::*;
 use std::sync::Mutex;
 
 use gantry_core::db::memory::MemoryDatabase;
+use gantry_core::db::{Transaction, Visit};
 use gantry_core::history::{Cursor, Records, STAGED, Since};
 
 use crate::Idempotency;
@@ -146,4 +147,49 @@ async fn a_key_lives_as_long_as_its_container() {
     store.live.entry(&ctx, "aa2").set(leaving);
     assert!(store.by_key(&ctx, "k2").await.unwrap().is_none());
     assert_eq!(KEYS.list(&*store.database, "default").unwrap().len(), 1);
+}
+
+/// A database to which something happens right before each transaction.
+struct Before<F>(Arc<dyn Database>, F);
+
+impl<F: Fn() + Send + Sync> Database for Before<F> {
+    fn get(&self, table: &str, namespace: &str, key: &str) -> Result<Option<Vec<u8>>> {
+        self.0.get(table, namespace, key)
+    }
+
+    fn scan(&self, table: &str, namespace: &str, prefix: &str, visit: Visit<'_>) -> Result<()> {
+        self.0.scan(table, namespace, prefix, visit)
+    }
+
+    fn namespaces(&self, table: &str) -> Result<Vec<String>> {
+        self.0.namespaces(table)
+    }
+
+    fn transact(
+        &self,
+        durability: Durability,
+        body: &mut dyn FnMut(&mut dyn Transaction) -> Result<()>,
+    ) -> Result<()> {
+        (self.1)();
+        self.0.transact(durability, body)
+    }
+}
+
+#[tokio::test]
+async fn the_newest_state_is_recorded() {
+    let (mut store, ctx, _) = store();
+    make(&store, &ctx, "aa1", "web").await.unwrap();
+    let live = store.live.entry(&ctx, "aa1");
+    store.record(&ctx, "aa1", &live, Durability::Buffered, None).await.unwrap();
+    let recorded = async |store: &Store| store.resolve(&ctx, "web").await.unwrap().1.state;
+    assert_eq!(recorded(&store).await, State::default());
+    let running = State { phase: Phase::Running, pid: 7, ..State::default() };
+    live.set(running.clone());
+    let stopped = Arc::clone(&live);
+    let meanwhile = move || stopped.stopped_by_user();
+    store.database = Arc::new(Before(Arc::clone(&store.database), meanwhile));
+    store.record(&ctx, "aa1", &live, Durability::Buffered, None).await.unwrap();
+    assert_eq!(recorded(&store).await, State { stopped_by_user: true, ..running });
+    let gone = store.record(&ctx, "zz", &live, Durability::Buffered, None).await.unwrap_err();
+    assert!(gone.is_not_found());
 }

@@ -9,6 +9,7 @@ use gantry_core::{Any, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Limits, Progress};
+use crate::describe::is_of_probe;
 
 /// Events by number.
 const EVENTS: Table<Row> = Table::new("events");
@@ -27,6 +28,25 @@ pub(super) struct Entry {
     pub(super) envelope: Arc<Envelope>,
     /// The row that it was staged in.
     pub(super) staged: Option<String>,
+}
+
+impl Entry {
+    /// Whether it is told, but not kept.
+    fn passes(&self) -> bool {
+        self.staged.is_none() && is_of_probe(&self.envelope)
+    }
+
+    fn at(&self, cursor: Cursor) -> Record {
+        Record { cursor, envelope: Arc::clone(&self.envelope) }
+    }
+}
+
+/// What became of some events, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) stored: Vec<Record>,
+    /// Those that are not kept: each stands behind the event with the same cursor.
+    pub(super) passing: Vec<Record>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,16 +123,25 @@ impl Log {
         Progress { last, first, floor, ..Progress::default() }
     }
 
-    /// Stores these events, and lets old ones go; returns what it stored. With `lost`,
-    /// events behind them are missing, and a mark stands for them.
-    pub(super) fn append(&mut self, entries: &[Entry], lost: bool) -> Result<Vec<Record>> {
+    /// Stores these events, those that are kept, and lets old ones go. With `lost`, events
+    /// behind them are missing, and a mark stands for them.
+    pub(super) fn append(&mut self, entries: &[Entry], lost: bool) -> Result<Written> {
         let now = nanos(Timestamp::now());
         let head = self.head;
         let limits = self.limits;
-        let (head, stored) = write_blocking(&*self.database, Durability::Buffered, &mut |tx| {
+        let passes: Vec<bool> = entries.iter().map(Entry::passes).collect();
+        if !lost && passes.iter().all(|passes| *passes) {
+            let passing = entries.iter().map(|entry| entry.at(head.last)).collect();
+            return Ok(Written { passing, ..Written::default() });
+        }
+        let (head, written) = write_blocking(&*self.database, Durability::Buffered, &mut |tx| {
             let mut new = head;
-            let mut stored = Vec::with_capacity(entries.len() + 1);
-            for entry in entries {
+            let Written { mut stored, mut passing } = Written::default();
+            for (entry, passes) in entries.iter().zip(&passes) {
+                if *passes {
+                    passing.push(entry.at(new.last));
+                    continue;
+                }
                 stored.push(new.push(tx, now, &entry.envelope)?);
                 if let Some(key) = &entry.staged {
                     STAGED.delete(tx, GLOBAL, key)?;
@@ -127,10 +156,10 @@ impl Log {
             }
             new.trim(tx, limits, now)?;
             HEAD.put(tx, GLOBAL, HEAD_KEY, &new)?;
-            Ok((new, stored))
+            Ok((new, Written { stored, passing }))
         })?;
         self.head = head;
-        Ok(stored)
+        Ok(written)
     }
 }
 

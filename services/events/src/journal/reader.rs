@@ -64,6 +64,8 @@ struct Reader {
     progress: watch::Receiver<Progress>,
     /// Number of the next event to be read.
     next: u64,
+    /// The same of those that are not kept.
+    passing: u64,
     /// What was known to be lost when reading began.
     floor: u64,
     /// Events that happened earlier are left out: they were told late.
@@ -84,9 +86,10 @@ pub(super) fn records(
     until: Option<Timestamp>,
 ) -> Records {
     let progress = shared.progress.subscribe();
+    let passing = progress.borrow().passing;
     let shared = Arc::downgrade(shared);
     let page = VecDeque::new();
-    let reader = Reader { shared, progress, next, floor, since, until, end: None, page };
+    let reader = Reader { shared, progress, next, passing, floor, since, until, end: None, page };
     stream::try_unfold(reader, |mut reader| async move {
         let record = reader.next().await?;
         Ok(record.map(|record| (record, reader)))
@@ -117,11 +120,34 @@ impl Reader {
                 self.end = Some(now.last.sequence);
             }
             let last = self.end.unwrap_or(now.last.sequence);
-            if self.next <= last {
+            let more = self.next <= last;
+            if more {
                 self.load(last).await?;
-            } else if self.end.is_some() || self.wait(left).await.is_err() {
+            }
+            self.add_passing(now.passing);
+            if more || !self.page.is_empty() {
+                continue;
+            }
+            if self.end.is_some() || self.wait(left).await.is_err() {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Puts events that are not kept, up to this number, behind those that they followed.
+    fn add_passing(&mut self, end: u64) {
+        if self.passing >= end {
+            return;
+        }
+        let Some(shared) = self.shared.upgrade() else { return };
+        for (number, record) in shared.passing().since(self.passing) {
+            let before = record.cursor.sequence;
+            if number >= end || before >= self.next {
+                break;
+            }
+            let at = self.page.partition_point(|there| there.cursor.sequence <= before);
+            self.page.insert(at, record.clone());
+            self.passing = number + 1;
         }
     }
 

@@ -5,6 +5,7 @@ use gantry_core::db::memory::MemoryDatabase;
 use gantry_core::db::{Durability, GLOBAL, Transaction, Visit, write_blocking};
 use gantry_core::history::{Record, STAGED};
 use gantry_core::{Kind, Namespace};
+use gantry_grpc::containerd::events::TaskExit;
 
 use super::*;
 
@@ -188,6 +189,74 @@ async fn reading_ends_at_a_time() {
     let soon = Timestamp { seconds: now.seconds + 1, nanos: now.nanos };
     assert_eq!(numbers(soon).await, [0, 1, 2, 3]);
     assert!(Timestamp::now() >= soon);
+}
+
+/// The number is the process' own.
+fn exit(number: usize, suffix: &str) -> Any {
+    let id = format!("{number}{suffix}");
+    let exit = TaskExit { container_id: "c1".into(), id, ..TaskExit::default() };
+    gantry_grpc::convert::from_any(gantry_grpc::any::pack(&exit))
+}
+
+/// Numbers of the events that come, and of the exits of processes.
+async fn told(records: &mut Records, count: usize) -> Vec<(String, Cursor)> {
+    let mut told = Vec::new();
+    for _ in 0..count {
+        let record = records.next().await.unwrap().unwrap();
+        let event = gantry_grpc::convert::any(record.envelope.event.clone());
+        let said = match gantry_grpc::any::unpack::<TaskExit>(&event) {
+            Ok(exit) => exit.id,
+            Err(_) => number(&record).to_string(),
+        };
+        told.push((said, record.cursor));
+    }
+    told
+}
+
+#[tokio::test]
+async fn checks_of_health_are_told_and_not_kept() {
+    let database = MemoryDatabase::new();
+    let limits = Limits { events: 10, ..Limits::default() };
+    let journal = Journal::open(database.shared(), limits).unwrap();
+    let exits = |number, suffix| {
+        journal.publish(&context(), "/tasks/exit", exit(number, suffix)).unwrap();
+    };
+    let beginning = journal.cursor().await.unwrap();
+    let mut subscribed = journal.subscribe(Filters::all());
+    let mut reader = journal.read(Since::Now, None).await.unwrap();
+    exits(1, "-health");
+    publish(&journal, [2]);
+    exits(3, "-health");
+    exits(4, "-health");
+    exits(5, "");
+    exits(6, "-health");
+    let seen = told(&mut reader, 6).await;
+    let said: Vec<_> = seen.iter().map(|(said, _)| said.as_str()).collect();
+    assert_eq!(said, ["1-health", "2", "3-health", "4-health", "5", "6-health"]);
+    // The cursors of what is not kept are those of what was there before.
+    let cursors: Vec<_> = seen.iter().map(|(_, cursor)| cursor.sequence).collect();
+    assert_eq!(cursors, [0, 1, 1, 1, 2, 2]);
+    for _ in 0..6 {
+        assert!(subscribed.next().await.unwrap().is_ok());
+    }
+    // However many there are, what matters stays.
+    for number in 0..2 * PASSING {
+        exits(number, "-health");
+    }
+    assert_eq!(journal.cursor().await.unwrap(), seen[5].1);
+    let mut late = journal.read(Since::Cursor(beginning), None).await.unwrap();
+    let said = told(&mut late, 2).await;
+    assert_eq!((said[0].0.as_str(), said[1].0.as_str()), ("2", "5"));
+    // A reader that is slow misses some of these, and nothing else.
+    publish(&journal, [7]);
+    journal.cursor().await.unwrap();
+    let rest = told(&mut reader, PASSING + 1).await;
+    assert_eq!(rest.last().unwrap().0, "7");
+    drop((reader, late, journal));
+    let journal = open(&database);
+    let mut again = journal.read(Since::Cursor(seen[2].1), None).await.unwrap();
+    let said: Vec<_> = told(&mut again, 2).await.into_iter().map(|(said, _)| said).collect();
+    assert_eq!(said, ["5", "7"]);
 }
 
 /// What `Staged` promises: wherever the daemon dies, the event is told once.

@@ -7,11 +7,11 @@ use std::sync::PoisonError;
 use gantry_core::db::{Durability, write_blocking};
 use gantry_core::snapshots::Kind;
 use gantry_core::{Context, Error, Result, faults};
+use gantry_files::TRASH_PREFIX;
 
 use super::Inner;
 use crate::backend::Backend;
 use crate::store::{self, Record};
-use crate::trash;
 
 impl<B: Backend> Inner<B> {
     /// A record whose files are there, and those of what it lies on. Others count as
@@ -82,7 +82,7 @@ impl<B: Backend> Inner<B> {
         for entry in fs::read_dir(&self.root).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(trash::PREFIX) {
+            if name.starts_with(TRASH_PREFIX) {
                 self.trash.delete(self.root.join(&*name));
             } else if let Ok(number) = name.parse() {
                 match by_number.get(&number) {

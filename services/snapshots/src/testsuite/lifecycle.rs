@@ -184,6 +184,12 @@ pub(super) async fn usage_is_measured(f: Fixture) {
     assert!((1 << 20..(1 << 20) + 65_536).contains(&grown), "{grown}");
     f.commit("base", "a").await.unwrap();
     assert_eq!(f.snapshotter.usage(&f.ctx, "base").await.unwrap(), active);
+    f.prepare("b", Some("base")).await.unwrap();
+    let listed = f.snapshotter.list_usage(&f.ctx).await.unwrap();
+    let of = |name: &str| listed.iter().find(|found| found.info.name == name).unwrap();
+    assert_eq!(of("base").usage, Some(active));
+    let above = of("b");
+    assert_eq!((above.usage, above.info.parent.as_deref()), (None, Some("base")));
 }
 
 pub(super) async fn prepare_and_remove_race(f: Fixture) {

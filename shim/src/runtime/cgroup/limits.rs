@@ -3,17 +3,19 @@
 //! [`plan`] says what is written where and refuses, by name, what this host's
 //! cgroups cannot do, before anything is changed; [`Host::apply`] does it.
 
-use super::{Group, Host, Kind};
+use super::{Group, Hierarchy, Host, Kind};
 use crate::runtime::types::Error;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 use std::io;
 
 /// One value for one file. Of several files the first that exists is taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
-    controller: String,
-    files: Vec<String>,
-    value: String,
+    pub(super) controller: String,
+    pub(super) files: Vec<String>,
+    pub(super) value: String,
+    /// A file that is taken before those, and what is written into it in place of the value.
+    pub(super) first: Option<(String, String)>,
 }
 
 /// Values that depend on each other's order are in one step: when one write
@@ -118,11 +120,19 @@ impl Planner<'_> {
             ));
         }
         let files = files.iter().map(|f| (*f).to_owned()).collect();
-        Ok(Setting { controller: controller.to_owned(), files, value })
+        Ok(Setting { controller: controller.to_owned(), files, value, first: None })
     }
 
     fn one(&mut self, controller: &str, files: &[&str], value: String) -> Result<(), Error> {
         let s = self.setting(controller, files, value)?;
+        self.steps.push(vec![s]);
+        Ok(())
+    }
+
+    /// A weight of v2: the scheduler BFQ takes v1's, as it is.
+    fn weight(&mut self, value: String, bfq: String) -> Result<(), Error> {
+        let mut s = self.setting("io", &["io.weight"], value)?;
+        s.first = Some(("io.bfq.weight".to_owned(), bfq));
         self.steps.push(vec![s]);
         Ok(())
     }
@@ -252,7 +262,7 @@ impl Planner<'_> {
             if !v2 {
                 self.one(controller, &["blkio.bfq.weight", "blkio.weight"], w.to_string())?;
             } else {
-                self.one(controller, &["io.weight"], format!("default {}", io_weight(w)))?;
+                self.weight(format!("default {}", io_weight(w)), w.to_string())?;
             }
         }
         for d in b.weight_device().iter().flatten() {
@@ -262,7 +272,7 @@ impl Planner<'_> {
             let Some(w) = d.weight() else { continue };
             let at = format!("{}:{}", d.major(), d.minor());
             if v2 {
-                self.one(controller, &["io.weight"], format!("{at} {}", io_weight(w)))?;
+                self.weight(format!("{at} {}", io_weight(w)), format!("{at} {w}"))?;
             } else {
                 self.one(
                     controller,
@@ -316,30 +326,49 @@ impl Planner<'_> {
 impl Host {
     /// Writes what [`plan`] planned.
     pub(crate) fn apply(&self, group: &Group, steps: &[Step]) -> Result<(), Error> {
-        for step in steps {
-            let failed: Vec<&Setting> =
-                step.iter().filter(|s| self.set(group, s).is_err()).collect();
-            // The kernel refuses, for instance, a limit above the one for memory and swap: in the
-            // other order it goes.
-            for s in failed {
-                self.set(group, s).map_err(|e| explain(group, s, e))?;
-            }
+        steps.iter().try_for_each(|step| self.take(group, step))
+    }
+
+    /// Writes what belongs together.
+    pub(super) fn take(&self, group: &Group, step: &[Setting]) -> Result<(), Error> {
+        let failed: Vec<&Setting> = step.iter().filter(|s| self.set(group, s).is_err()).collect();
+        // The kernel refuses, for instance, a limit above the one for memory and swap: in the
+        // other order it goes.
+        for s in failed {
+            self.set(group, s).map_err(|e| explain(group, s, e))?;
         }
         Ok(())
     }
 
     fn set(&self, group: &Group, s: &Setting) -> io::Result<()> {
         // `plan` has seen the controller.
-        let h = self.with(&s.controller).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let (h, file) = self.place(group, s).ok_or(io::ErrorKind::NotFound)?;
+        let first = s.first.as_ref().filter(|(first, _)| first == file);
+        h.write(group, file, first.map_or(&s.value, |(_, value)| value))
+    }
+
+    /// The file that a setting is about.
+    pub(super) fn place<'a>(
+        &'a self,
+        group: &Group,
+        s: &'a Setting,
+    ) -> Option<(&'a Hierarchy, &'a str)> {
+        let h = self.with(&s.controller)?;
+        if let Some((first, _)) = s.first.as_ref().filter(|(first, _)| h.has(group, first)) {
+            return Some((h, first.as_str()));
+        }
         let exists = s.files.iter().find(|f| s.files.len() == 1 || h.has(group, f));
-        h.write(group, exists.unwrap_or(&s.files[0]), &s.value)
+        Some((h, exists.unwrap_or(&s.files[0]).as_str()))
     }
 }
 
 fn explain(group: &Group, s: &Setting, e: io::Error) -> Error {
-    let what = format!("set {} to {:?} in cgroup {}", s.files[0], s.value, group.path());
+    let first = s.first.iter().map(|(file, _)| file);
+    let names: Vec<&str> = first.chain(&s.files).map(String::as_str).collect();
+    let names = names.join(" or ");
+    let what = format!("set {names} to {:?} in cgroup {}", s.value, group.path());
     match e.raw_os_error() {
-        Some(libc::ENOENT) => {
+        Some(libc::ENOENT | libc::EOPNOTSUPP) => {
             Error::Unsupported(format!("{what}: this host's kernel has no such limit"))
         }
         Some(libc::EINVAL | libc::ERANGE | libc::EBUSY | libc::ENODEV) => {
@@ -352,6 +381,42 @@ fn explain(group: &Group, s: &Setting, e: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    /// What is in these files of a group of v2, the only ones, when limits of disks are set.
+    fn written(files: &[&str], limits: serde_json::Value) -> Result<Vec<String>, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("g")).unwrap();
+        let at = |file: &str| dir.path().join("g").join(file);
+        files.iter().for_each(|file| std::fs::write(at(file), "").unwrap());
+        let hierarchy = Hierarchy {
+            name: String::new(),
+            controllers: vec!["io".into()],
+            kind: Kind::Unified,
+            mount_point: dir.path().to_owned(),
+            dir: Host::handle(dir.path()).unwrap(),
+        };
+        let host = Host { hierarchies: vec![hierarchy] };
+        let group = Group::new(Path::new("/g")).unwrap();
+        let resources = serde_json::json!({"blockIO": limits});
+        let steps = plan(&host, &serde_json::from_value(resources).unwrap())?;
+        host.apply(&group, &steps)?;
+        Ok(files.iter().map(|file| std::fs::read_to_string(at(file)).unwrap()).collect())
+    }
+
+    #[test]
+    fn weights_of_disks_are_the_schedulers_where_it_has_some() {
+        let all = serde_json::json!({"weight": 300});
+        let one = serde_json::json!({"weightDevice": [{"major": 8, "minor": 0, "weight": 500}]});
+        let both = ["io.bfq.weight", "io.weight"];
+        assert_eq!(written(&both, all.clone()).unwrap(), ["300", ""]);
+        assert_eq!(written(&both, one.clone()).unwrap(), ["8:0 500", ""]);
+        assert_eq!(written(&both[1..], all.clone()).unwrap(), ["default 2930"]);
+        assert_eq!(written(&both[1..], one).unwrap(), ["8:0 4950"]);
+        let said = written(&[], all).unwrap_err().to_string();
+        assert!(said.contains("set io.bfq.weight or io.weight") && said.contains("no such limit"));
+        assert!(written(&[], serde_json::json!({})).unwrap().is_empty());
+    }
 
     #[test]
     fn weights_reach_both_ends() {

@@ -11,6 +11,7 @@ mod life;
 pub(crate) mod limits;
 pub(crate) mod oom;
 pub(crate) mod stats;
+mod update;
 
 use super::sys;
 use super::types::Error;

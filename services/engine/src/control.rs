@@ -1,0 +1,132 @@
+//! What changes a container that is there: restart, pause, another name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_core::{Context, Error, Result};
+
+use crate::filter::ContainerFilter;
+use crate::lifecycle::running;
+use crate::model::Phase;
+use crate::{Engine, names, signal};
+
+impl Engine {
+    /// Stops a container, when it runs, and starts it.
+    ///
+    /// # Errors
+    /// As [`Engine::stop`] and [`Engine::start`].
+    pub async fn restart(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        signal: &str,
+        timeout: Option<Option<Duration>>,
+    ) -> Result<()> {
+        let asked = if signal.is_empty() { None } else { Some(signal::parse(signal)?) };
+        let found = self.find(ctx, text).await?;
+        if found.meta.foreign {
+            return Err(Error::failed_precondition(format!(
+                "restart container {text}: another client made it and has to start it"
+            ))
+            .about("container", text));
+        }
+        if !found.state.phase.is_running() {
+            return self.start(ctx, &found.container.id).await;
+        }
+        // One that goes with its end does not go with this one.
+        found.live.keep(true);
+        let ended = self.end(ctx, &found, asked, timeout).await;
+        let started = match ended {
+            Ok(()) => self.start(ctx, &found.container.id).await,
+            Err(err) => Err(err),
+        };
+        found.live.keep(false);
+        started.map_err(|err| err.context(format!("Cannot restart container {text}")))
+    }
+
+    /// Freezes a container's processes.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it does not run or is frozen.
+    pub async fn pause(&self, ctx: &Context, text: &str) -> Result<()> {
+        let found = running(self.find(ctx, text).await?, text, "pause")?;
+        if found.state.phase == Phase::Paused {
+            let err = Error::failed_precondition(format!("Container {text} is already paused"));
+            return Err(err.about("container", text));
+        }
+        self.parts.tasks.pause(ctx, &found.container.id).await
+    }
+
+    /// Lets frozen processes go on.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` when it is not frozen.
+    pub async fn unpause(&self, ctx: &Context, text: &str) -> Result<()> {
+        let found = self.find(ctx, text).await?;
+        if found.state.phase != Phase::Paused {
+            let err = Error::failed_precondition(format!("Container {text} is not paused"));
+            return Err(err.about("container", text));
+        }
+        self.parts.tasks.resume(ctx, &found.container.id).await
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for the name; `AlreadyExists` when another container has it.
+    pub async fn rename(&self, ctx: &Context, text: &str, name: &str) -> Result<()> {
+        let name = name.strip_prefix('/').unwrap_or(name);
+        if name.is_empty() {
+            return Err(Error::invalid_argument("Neither old nor new names may be empty"));
+        }
+        names::validate(name)?;
+        let found = self.find(ctx, text).await?;
+        if found.meta.foreign {
+            return Err(Error::failed_precondition(format!(
+                "rename container {text}: another client made it: its name is its ID"
+            ))
+            .about("container", text));
+        }
+        if found.meta.name == name {
+            return Err(Error::invalid_argument(
+                "Renaming a container with the same name as its current name",
+            )
+            .about("container", text));
+        }
+        self.store.rename(ctx, &found.container.id, name).await
+    }
+
+    /// Removes containers that do not run. Answers with their IDs and how much they took.
+    ///
+    /// # Errors
+    /// The store's. One that can't be removed is left out.
+    pub async fn prune(
+        self: &Arc<Self>,
+        ctx: &Context,
+        filter: &ContainerFilter,
+    ) -> Result<(Vec<String>, u64)> {
+        let (mut removed, mut reclaimed) = (Vec::new(), 0);
+        for container in self.list(ctx, true).await? {
+            let ended =
+                matches!(container.state.phase, Phase::Created | Phase::Exited | Phase::Dead);
+            if !ended || !filter.matches(&container) {
+                continue;
+            }
+            let Ok(found) = self.find(ctx, &container.id).await else { continue };
+            if found.meta.foreign {
+                continue;
+            }
+            let snapshotter = self.parts.snapshotters.get(&found.container.snapshotter)?;
+            let usage = snapshotter.usage(ctx, &found.container.snapshot_key).await;
+            match self.remove(ctx, &container.id, false, false).await {
+                Ok(()) => {
+                    reclaimed += usage.map_or(0, |usage| usage.size);
+                    removed.push(container.id);
+                }
+                // It was started or removed meanwhile, or somebody has to look at it.
+                Err(err) => tracing::info!(id = container.id, error = %err, "leave a container"),
+            }
+        }
+        Ok((removed, reclaimed))
+    }
+}
