@@ -153,6 +153,10 @@ impl Engine {
         self.record(ctx, id, &live, Durability::Buffered, started).await;
         self.watch(ctx, &container, &meta, &live);
         self.begin_health(ctx, &container, &meta, &live);
+        if task.status == Status::Stopped {
+            // What its policy starts again is to be known before any of them is started.
+            let _ = tokio::time::timeout(UNDO, live.wait_settled()).await;
+        }
     }
 
     /// There is no task.

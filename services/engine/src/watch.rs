@@ -89,10 +89,11 @@ impl Engine {
             }
         }
         drop(busy);
-        live.settled();
         if after == Phase::Restarting {
+            // Before it has settled: whoever recovers it then finds what is to be started.
             self.restart_later(ctx, id, &live);
         }
+        live.settled();
     }
 
     async fn exit_of(&self, ctx: &Context, id: &str) -> Exit {
