@@ -115,6 +115,9 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
         .map_err(|err| Error::io(format!("open {}", path.display()), err.into()))
 }
 
+/// How often a path is looked up again.
+const LOOKUPS: usize = 128;
+
 /// A directory below a root, opened as the root's own processes would see it; `None` when there
 /// is none.
 ///
@@ -124,7 +127,11 @@ pub(crate) fn directory(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>> {
     let below = path.trim_start_matches('/');
     let below = if below.is_empty() { "." } else { below };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, below, DIRECTORY, Mode::empty(), resolve) {
+    let look = || openat2(root, below, DIRECTORY, Mode::empty(), resolve);
+    // While others rename and mount, the kernel can't tell where `..` leads.
+    let again = |found: &std::result::Result<_, Errno>| !matches!(found, Err(Errno::AGAIN));
+    let found = (1..LOOKUPS).map(|_| look()).find(again).unwrap_or_else(look);
+    match found {
         Ok(opened) => Ok(Some(opened)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(err) => Err(Error::io(format!("open {path} of an image"), err.into())),
@@ -141,6 +148,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn paths_stay_below_the_root() {
@@ -159,5 +167,29 @@ mod tests {
         for missing in ["/no", "/file", "/file/x"] {
             assert!(directory(&root, missing).unwrap().is_none(), "{missing}");
         }
+    }
+
+    #[test]
+    fn paths_are_found_while_others_rename() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("data")).unwrap();
+        symlink("../../../../..", root.join("out")).unwrap();
+        let root = File::open(&root).map(OwnedFd::from).unwrap();
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        std::fs::create_dir(&one).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::rename(&one, &other).unwrap();
+                    std::fs::rename(&other, &one).unwrap();
+                }
+            });
+            let found = (0..20_000).map(|_| directory(&root, "/out/data"));
+            let missed = found.filter(|found| !matches!(found, Ok(Some(_)))).count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(missed, 0);
+        });
     }
 }
