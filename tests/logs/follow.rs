@@ -124,6 +124,9 @@ fn flood(bytes: u64, kills: u64, max_size: &str, limit: Duration) {
         most = most.max(peak(daemon.pid()));
         daemon.kill();
         daemon.restart();
+        // Or it could miss the next time.
+        let again = || follower.told().matches("connected again").count() >= n as usize;
+        wait_long("the follower", limit, again);
     }
     let all = count * LINE as u64 + "done\n".len() as u64;
     wait_long("the end of the output", limit, || follower.bytes() >= all);
