@@ -369,6 +369,7 @@ async fn events_of_others_outlive_the_daemon() {
     for name in ["short", "foreign"] {
         let mut told = actions[name].clone();
         told.dedup();
+        told.retain(|action| action != "attached");
         assert_eq!(told, ["created", "started", "died", "removed"], "{name}");
     }
     for topic in ["/containers/create", "/tasks/exit", "/images/update", "/snapshot/prepare"] {

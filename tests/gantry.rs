@@ -157,6 +157,8 @@ fn life_of_a_detached_container() {
     assert!(nothing.stderr.contains("executable file not found in $PATH"), "{}", nothing.stderr);
     let nowhere = daemon.gantry(&["exec", "-w", "/nope", "web", "ls"]).exits(126);
     assert!(nowhere.stderr.contains("chdir to cwd (\"/nope\") failed"), "{}", nowhere.stderr);
+    daemon.gantry(&["exec", "web", &format!("/{}", "x".repeat(300))]).exits(126);
+    daemon.gantry(&["exec", "nope", "ls"]).exits(1);
     let env = daemon
         .gantry(&[
             "exec",

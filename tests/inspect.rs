@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gantry_tests::{Daemon, Output, wait_for};
+use gantry_tests::{Daemon, Output, run, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -154,4 +154,57 @@ fn what_was_probably_meant_is_told() {
     // One that is removed is not what was meant.
     daemon.gantry(&["rm", "web"]).ok();
     refused(&daemon.gantry(&["start", "web"]), "No such container: web\n");
+}
+
+#[test]
+fn what_fails_for_one_is_shown_of_the_others() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    daemon.gantry(&["create", "--name", "web", "--network", "none", &image, "true"]).ok();
+    daemon.gantry(&["volume", "create", "data"]).ok();
+    let name = daemon.gantry(&["inspect", "-f", "{{.Name}}", "none", "web", "data"]);
+    refused(&name, "No such object: none");
+    assert_eq!(name.stdout, "/web\ndata\n");
+    // Only containers have a state, only volumes have a scope.
+    for (format, shown) in [("{{.State.Status}}", "created\n"), ("{{.Scope}}", "local\n")] {
+        let some = daemon.gantry(&["inspect", "-f", format, "data", "web"]);
+        refused(&some, "template parsing error");
+        assert_eq!(some.stdout, shown);
+    }
+    let volumes = daemon.gantry(&["volume", "inspect", "-f", "{{.Name}}", "none", "data"]);
+    refused(&volumes, "no such volume");
+    assert_eq!(volumes.stdout, "data\n");
+    for command in ["stop", "inspect", "start"] {
+        let said = "invalid container name or ID: value is empty";
+        refused(&daemon.gantry(&[command, ""]), said);
+    }
+}
+
+#[test]
+fn an_image_whose_name_is_gone_is_listed_by_its_id() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    daemon.gantry(&["create", "--name", "web", "--network", "none", &image, "true"]).ok();
+    let listed = || {
+        let line = ["ps", "-a", "--filter", "", "--format", "{{.Image}}"];
+        daemon.gantry(&line).ok().text().to_owned()
+    };
+    assert_eq!(listed(), image);
+    let id = shown(&daemon, "{{.Image}}", "web");
+    daemon.gantry(&["rmi", "-f", &image]).ok();
+    assert_eq!(listed(), id["sha256:".len()..][..12]);
+    assert_eq!(shown(&daemon, "{{.Config.Image}}", "web"), image, "as it was named");
+}
+
+#[test]
+fn volumes_are_made_in_the_callers_zone() {
+    let daemon = Daemon::start();
+    daemon.gantry(&["volume", "create", "data"]).ok();
+    let made = |zone: &str, line: &[&str]| {
+        let line = [line, &["-f", "{{.CreatedAt}}", "data"]].concat();
+        run(daemon.gantry_command(&line).env("TZ", zone)).ok().text().to_owned()
+    };
+    let (here, tokyo) = (made("UTC0", &["inspect"]), made("JST-9", &["volume", "inspect"]));
+    assert!(here.ends_with('Z') && here.len() == "2024-05-01T08:00:00Z".len(), "{here}");
+    assert!(tokyo.ends_with("+09:00") && tokyo[11..19] != here[11..19], "{tokyo}, {here}");
 }

@@ -439,7 +439,8 @@ fn events_of_the_past_and_as_they_come() {
         filters.iter().for_each(|filter| line.extend(["--filter", *filter]));
         daemon.gantry(&line).ok().stdout
     };
-    let once = ["create", "start", "die", "destroy"].map(|a| format!("container {a} short\n"));
+    let once =
+        ["create", "attach", "start", "die", "destroy"].map(|a| format!("container {a} short\n"));
     let all = past(&["container=short"]);
     assert!(all.starts_with(&once.concat()), "{all}");
     assert!(past(&["event=die", "label=env=test"]).starts_with("container die short\n"));
@@ -477,6 +478,63 @@ fn events_of_the_past_and_as_they_come() {
     assert_eq!(json["id"].as_str(), Some(words[3]));
     daemon.gantry(&["events", "--filter", "nope=1"]).exits(1);
     daemon.gantry(&["events", "--format", "{{"]).exits(64);
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn events_tell_what_is_done_with_a_container() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let command = ["sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"];
+    let run = ["run", "-d", "--network", "none", "--name", "old", &image];
+    daemon.gantry(&[&run[..], &command].concat()).ok();
+    let up = |times: usize| {
+        wait_for("its trap", || {
+            let logs = daemon.gantry(&["logs", "new"]).stdout;
+            (logs.matches("up").count() == times).then_some(())
+        });
+    };
+    daemon.gantry(&["rename", "old", "new"]).ok();
+    up(1);
+    daemon.gantry(&["exec", "new", "sh", "-c", "exit 3"]).exits(3);
+    let past = |format: &str, filters: &[&str]| {
+        let mut line = vec!["events", "--since", "1h", "--until", "0s", "--format", format];
+        filters.iter().for_each(|filter| line.extend(["--filter", *filter]));
+        daemon.gantry(&line).ok().stdout
+    };
+    let died = "{{.Actor.Attributes.exitCode}}";
+    wait_for("the end is told", || (past(died, &["event=exec_die"]) == "3\n").then_some(()));
+    daemon.gantry(&["kill", "-s", "USR2", "new"]).exits(0);
+    daemon.gantry(&["restart", "new"]).ok();
+    up(2);
+    daemon.gantry(&["stop", "new"]).ok();
+    daemon.gantry(&["rm", "new"]).ok();
+    let signal = "{{.Actor.Attributes.signal}}";
+    assert_eq!(past(signal, &["event=kill"]), "12\n15\n15\n");
+    assert_eq!(past("{{.Actor.Attributes.oldName}}", &["event=rename"]), "old\n");
+    let ids = past("{{.Actor.Attributes.execID}}", &["event=exec_create", "event=exec_die"]);
+    let ids: Vec<_> = ids.lines().collect();
+    assert!(ids.len() == 2 && ids[0] == ids[1] && ids[0].len() == 64, "{ids:?}");
+    let all = past("{{.Action}}", &["type=container"]);
+    let want = [
+        "create",
+        "start",
+        "rename",
+        "exec_create: sh -c exit 3",
+        "exec_start: sh -c exit 3",
+        "exec_die",
+        "kill",
+        "kill",
+        "die",
+        "stop",
+        "start",
+        "restart",
+        "kill",
+        "die",
+        "stop",
+        "destroy",
+    ];
+    assert_eq!(all.lines().collect::<Vec<_>>(), want);
     daemon.assert_nothing_left();
 }
 

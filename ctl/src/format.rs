@@ -5,9 +5,10 @@ use gantry_core::Labels;
 use gantry_template::{Error, Missing, Options, Template};
 use serde_json::{Map, Value};
 
-use crate::exit::coded;
-use crate::table;
+use crate::exit::{FAILURE, Outcome, SUCCESS, coded, describe};
+use crate::printer::Printer;
 use crate::unset::Seen;
+use crate::{json, table};
 
 /// A template that can't be understood, in commands that inspect, as Docker has it.
 const MALFORMED: u8 = 64;
@@ -152,11 +153,34 @@ impl Format {
         }
     }
 
-    /// Objects as `inspect` shows them with the caller's template; `None` when none was given.
+    /// Shows objects as `inspect` does, and tells of those that failed, now or before; the exit
+    /// code.
     ///
     /// # Errors
-    /// What is wrong with the template, with Docker's exit code for that.
-    pub(crate) fn objects(&self, objects: &[String]) -> anyhow::Result<Option<String>> {
+    /// What is wrong with the template, with Docker's exit code for that; those of the output.
+    pub(crate) fn inspected(
+        &self,
+        printer: &Printer,
+        objects: &[String],
+        mut failed: Vec<anyhow::Error>,
+    ) -> Outcome {
+        match self.objects(objects, &mut failed)? {
+            Some(text) => printer.data(text.as_bytes())?,
+            None => printer.line(json::array(objects))?,
+        }
+        for error in &failed {
+            printer.error(describe(error));
+        }
+        Ok(if failed.is_empty() { SUCCESS } else { FAILURE })
+    }
+
+    /// Objects with the caller's template, and what is wrong with those that it can't show;
+    /// `None` when no template was given.
+    fn objects(
+        &self,
+        objects: &[String],
+        failed: &mut Vec<anyhow::Error>,
+    ) -> anyhow::Result<Option<String>> {
         let format = self.format.as_deref().unwrap_or_default();
         if format.is_empty() {
             return Ok(None);
@@ -178,11 +202,15 @@ impl Format {
             let mut object: Value = serde_json::from_str(object)
                 .map_err(|error| anyhow!(error).context("read what gantryd knows"))?;
             seen.complete(&mut object);
-            let line = template.render(&object, &options);
-            text += &line.map_err(|error| anyhow!("template parsing error: {error}"))?;
-            text.push('\n');
+            match template.render(&object, &options) {
+                Ok(line) => {
+                    text += &line;
+                    text.push('\n');
+                }
+                Err(error) => failed.push(malformed(error)),
+            }
         }
-        if objects.is_empty() {
+        if text.is_empty() {
             // As Docker, for scripts that read a line.
             text.push('\n');
         }
@@ -298,22 +326,25 @@ mod tests {
         }
     }
 
+    /// Objects with a template that fits them all.
+    fn shown(format: &str, objects: &[String]) -> anyhow::Result<Option<String>> {
+        let mut failed = Vec::new();
+        let text = Format::of(Some(format.to_owned())).objects(objects, &mut failed);
+        failed.pop().map_or(text, Err)
+    }
+
     #[test]
     fn objects() {
         let object = r#"{"State":{"Status":"running"},"Config":{"Labels":{"a":"b"}}}"#.to_owned();
-        let of = |format: &str| {
-            Format::of(Some(format.to_owned())).objects(std::slice::from_ref(&object))
-        };
+        let of = |format: &str| shown(format, std::slice::from_ref(&object));
         assert_eq!(of("{{.State.Status}}").unwrap().unwrap(), "running\n");
         assert_eq!(of("{{json .State}}").unwrap().unwrap(), "{\"Status\":\"running\"}\n");
         assert_eq!(of("{{index .Config.Labels \"c\"}}").unwrap().unwrap(), "\n");
         assert!(of("{{.Nope}}").is_err());
         // Fields that Docker leaves out are there for templates.
         let state = r#"{"State":{"OOMKilled":false},"Config":{"OnBuild":null}}"#.to_owned();
-        let of_state = |format: &str| {
-            let format = Format::of(Some(format.to_owned()));
-            format.objects(std::slice::from_ref(&state)).map(Option::unwrap)
-        };
+        let of_state =
+            |format: &str| shown(format, std::slice::from_ref(&state)).map(Option::unwrap);
         let health = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}";
         assert_eq!(of_state(health).unwrap(), "none\n");
         assert_eq!(
@@ -323,9 +354,23 @@ mod tests {
         assert_eq!(of_state("{{.Config.OnBuild}}{{len .Config.ExposedPorts}}").unwrap(), "[]0\n");
         assert!(of_state("{{.State.Health.Status}}").is_err());
         assert_eq!(of("json").unwrap().unwrap(), format!("[{object}]\n"));
-        assert_eq!(Format::default().objects(&[object]).unwrap(), None);
-        let none = Format::of(Some("{{.Id}}".to_owned())).objects(&[]).unwrap();
-        assert_eq!(none.as_deref(), Some("\n"));
+        assert_eq!(Format::default().objects(&[object], &mut Vec::new()).unwrap(), None);
+        assert_eq!(shown("{{.Id}}", &[]).unwrap().as_deref(), Some("\n"));
+    }
+
+    #[test]
+    fn objects_without_a_field_hold_up_no_others() {
+        let has = |id: u8| format!(r#"{{"Id":"{id}","Of":{{"One":{id}}}}}"#);
+        let objects = [has(1), r#"{"Id":"2","Size":1}"#.to_owned(), has(3)];
+        let mut failed = Vec::new();
+        let format = Format::of(Some("{{.Id}}:{{.Of.One}}".to_owned()));
+        let text = format.objects(&objects, &mut failed).unwrap();
+        assert_eq!(text.as_deref(), Some("1:1\n3:3\n"));
+        assert_eq!(failed.len(), 1);
+        assert!(failed[0].to_string().starts_with("template parsing error: "), "{failed:?}");
+        // As Docker: a line in any case.
+        let text = format.objects(&objects[1..2], &mut failed).unwrap();
+        assert_eq!((text.as_deref(), failed.len()), (Some("\n"), 2));
     }
 
     #[test]

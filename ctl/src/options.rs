@@ -11,6 +11,7 @@ mod refused;
 pub(crate) mod restart;
 mod security;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -179,7 +180,7 @@ pub(crate) struct Container {
     platform: Option<String>,
     /// Write its ID into a file that is not there yet
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    cidfile: Option<PathBuf>,
+    cidfile: Option<OsString>,
     /// Join only STDIN, STDOUT or STDERR (several)
     #[arg(short, long, value_name = "STREAM")]
     pub(crate) attach: Vec<Stream>,
@@ -240,7 +241,9 @@ impl Container {
     /// # Errors
     /// When there is one, or none can be made.
     pub(crate) fn id_file(&self) -> anyhow::Result<Option<IdFile>> {
-        self.cidfile.clone().map(IdFile::reserve).transpose()
+        // As for Docker, an empty one is none.
+        let path = self.cidfile.clone().filter(|path| !path.is_empty());
+        path.map(|path| IdFile::reserve(path.into())).transpose()
     }
 
     /// The container as the daemon is asked for it. Tells on the way when nobody chose its
@@ -250,7 +253,8 @@ impl Container {
     /// When a variable, a label or an option is malformed, or two contradict each other.
     pub(crate) fn into_spec(self, printer: &Printer) -> anyhow::Result<api::ContainerSpec> {
         self.check()?;
-        let is_connected = self.network.is_some();
+        let network = self.network.filter(|network| !network.is_empty());
+        let is_connected = network.is_some();
         let mut words = self.command_line.into_iter();
         // An empty program clears the image's.
         let entrypoint = self.entrypoint.clone().filter(|program| !program.is_empty());
@@ -268,7 +272,7 @@ impl Container {
             labels: env::labels(&self.label_file, &self.label)?,
             hostname: self.hostname.unwrap_or_default(),
             domainname: self.domainname.unwrap_or_default(),
-            network: self.network.unwrap_or_else(|| "none".to_owned()),
+            network: network.unwrap_or_else(|| "none".to_owned()),
             auto_remove: self.rm,
             stop_signal: self.stop_signal.unwrap_or_default(),
             stop_timeout: self.stop_timeout,
@@ -311,7 +315,7 @@ impl Container {
 /// A network that there is.
 fn network(text: &str) -> Result<String, String> {
     match text {
-        "none" | "host" => Ok(text.to_owned()),
+        "none" | "host" | "" => Ok(text.to_owned()),
         _ => Err("there are no networks of containers yet: use none or host".to_owned()),
     }
 }
@@ -347,6 +351,13 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(spec(&["--net", "host", "nginx"]).unwrap(), wanted);
+    }
+
+    #[test]
+    fn empty_values_ask_for_nothing() {
+        let line = ["--network=", "--cidfile=", "x"];
+        assert!(container(&line).unwrap().id_file().unwrap().is_none());
+        assert_eq!(spec(&line).unwrap().network, "none");
     }
 
     #[test]
@@ -402,7 +413,7 @@ mod tests {
 
     #[test]
     fn other_networks_are_refused_by_name() {
-        for network in ["bridge", "default", "my-net", "container:x", ""] {
+        for network in ["bridge", "default", "my-net", "container:x"] {
             let said = refused(&["--network", network, "x"]);
             assert!(said.contains("--network") && said.contains("none or host"), "{said}");
         }

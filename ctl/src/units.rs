@@ -22,18 +22,18 @@ pub(crate) fn bytes(text: &str) -> Result<i64, String> {
     whole.and_then(|(size, parts)| i64::try_from(size / parts).ok()).ok_or_else(invalid)
 }
 
-/// As [`bytes`]; -1 for no limit.
+/// As [`bytes()`]; -1 for no limit.
 ///
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub(crate) fn bytes_or_all(text: &str) -> Result<i64, String> {
     if text == "-1" { Ok(-1) } else { bytes(text) }
 }
 
-/// As [`bytes`], for what is never negative on the wire.
+/// As [`bytes()`], for what is never negative on the wire.
 ///
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     // It is not negative.
     bytes(text).map(i64::unsigned_abs)
@@ -52,17 +52,20 @@ fn unit(suffix: &str) -> Option<u128> {
     Some(1 << (10 * power))
 }
 
-/// Processors, in billionths: `1.5` is 1,500,000,000.
+/// Processors, in billionths: `1.5` is 1,500,000,000. The daemon knows how many there may be,
+/// and refuses what is negative.
 ///
 /// # Errors
 /// When it is no number, or has more than nine decimals.
 pub(crate) fn processors(text: &str) -> Result<i64, String> {
     let invalid = || format!("failed to parse {text} as a rational number");
-    let (digits, scale) = decimal(text).ok_or_else(invalid)?;
+    let (sign, number) = text.strip_prefix('-').map_or((1, text), |number| (-1, number));
+    let (digits, scale) = decimal(number).ok_or_else(invalid)?;
     let parts = 10u128.checked_pow(scale).filter(|parts| BILLION.is_multiple_of(*parts));
     let parts = parts.ok_or("value is too precise")?;
     let billionths = digits.checked_mul(BILLION / parts);
-    billionths.and_then(|billionths| i64::try_from(billionths).ok()).ok_or_else(invalid)
+    let billionths = billionths.and_then(|billionths| i64::try_from(billionths).ok());
+    billionths.map(|billionths| sign * billionths).ok_or_else(invalid)
 }
 
 /// A duration in Go's syntax, `1h30m`, `1.5s`, `300ms`, that is not negative.
@@ -170,11 +173,13 @@ mod tests {
             ("0.000000001", 1),
             ("2.10000000000", 2_100_000_000),
             (".5", 500_000_000),
+            ("-1", -1_000_000_000),
+            ("-.5", -500_000_000),
         ] {
             assert_eq!(processors(text), Ok(billionths), "{text}");
         }
         assert_eq!(processors("0.0000000001"), Err("value is too precise".to_owned()));
-        for text in ["", "x", "-1", "1.x", "99999999999999999999"] {
+        for text in ["", "x", "-", "--1", "1.x", "99999999999999999999"] {
             let wanted = format!("failed to parse {text} as a rational number");
             assert_eq!(processors(text), Err(wanted));
         }

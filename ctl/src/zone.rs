@@ -43,6 +43,17 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     }
 }
 
+/// A volume as the daemon tells of it in JSON, with the time at which it was made, which comes
+/// first, in the caller's zone: RFC 3339 in whole seconds, as Docker has it.
+pub(crate) fn localized(volume: String) -> String {
+    const FIRST: &str = "{\"CreatedAt\":\"";
+    let rest = volume.strip_prefix(FIRST).and_then(|rest| rest.split_once('"'));
+    let Some((made, rest)) = rest else { return volume };
+    let made = Timestamp::parse_rfc3339(made).and_then(local);
+    let made = made.map(|made| made.to_rfc3339_opts(SecondsFormat::Secs, true));
+    made.map_or_else(|| volume.clone(), |made| format!("{FIRST}{made}\"{rest}"))
+}
+
 fn local(time: Timestamp) -> Option<DateTime<FixedOffset>> {
     let nanos = u32::try_from(time.nanos).ok()?;
     Local.timestamp_opt(time.seconds, nanos).single().map(|local| local.fixed_offset())
@@ -202,5 +213,19 @@ mod tests {
         let time = Timestamp { seconds: SUMMER, nanos: 120 };
         assert_eq!(rfc3339(Timestamp { nanos: 0, ..time }).len(), rfc3339(time).len());
         assert!(rfc3339(time).contains(":40.000000120"), "{}", rfc3339(time));
+    }
+
+    #[test]
+    fn volumes_are_made_at_local_times() {
+        let told = r#"{"CreatedAt":"2024-07-03T09:46:40Z","Labels":{"CreatedAt":"x"}}"#;
+        let shown = localized(told.to_owned());
+        let (made, rest) = shown[14..].split_once('"').unwrap();
+        assert_eq!(rest, r#","Labels":{"CreatedAt":"x"}}"#);
+        let made = DateTime::parse_from_rfc3339(made).unwrap();
+        let here = local(Timestamp { seconds: SUMMER, nanos: 0 }).unwrap();
+        assert_eq!((made, made.offset()), (here, here.offset()));
+        for other in ["{}", r#"{"CreatedAt":"x"}"#, r#"{"CreatedAt":"#] {
+            assert_eq!(localized(other.to_owned()), other);
+        }
     }
 }

@@ -77,6 +77,12 @@ fn the_kernels_own_links_are_not_followed() {
     // Its kernel file systems are not walked.
     let all = cp(&daemon, "c:/", "-").ok();
     assert!(all.stdout.contains("./root/mine") && !all.stdout.contains("./proc/1/"));
+    for (from, to) in [("/proc", "proc"), ("/sys/kernel/.", "kernel"), ("/proc/1/task", "task")] {
+        cp(&daemon, &format!("c:{from}"), to).ok();
+        let copied = fs::read_dir(daemon.scratch().join(to)).expect("a directory");
+        assert_eq!(copied.count(), 0, "{from} is empty");
+    }
+    cp(&daemon, "c:/proc/version", "version").ok();
 }
 
 #[test]

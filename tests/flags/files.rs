@@ -131,6 +131,7 @@ fn the_file_of_the_id() {
     place.sleeping("c", &["--cidfile", path]);
     assert_eq!(fs::read_to_string(&file).expect("the ID"), place.asked("{{.Id}}", "c"));
     place.refused(&["--cidfile", path], "container ID file found");
+    place.run(&["--rm", "--cidfile", ""], &["true"]).ok();
     fs::remove_file(&file).expect("remove it");
     place.refused(&["--cidfile", path, "--memory=1m"], "Minimum memory limit");
     assert!(!file.exists());

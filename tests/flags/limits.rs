@@ -97,6 +97,7 @@ fn processors() {
     let told = output.stderr.contains("real-time") || output.stderr.contains("rt_");
     assert!(output.text() == "1000" || (output.code != 0 && told), "{output:?}");
     place.refused(&["--cpus", "0.0000000001"], "value is too precise");
+    place.refused(&["--cpus", "-1"], "Range of CPUs is from 0.01 to ");
     place.refused(&["--cpus=1", "--cpu-quota=1000"], "Nano CPUs and CPU Quota cannot both be set");
     place.refused(&["--cpuset-cpus", "4096"], "Requested CPUs are not available");
     place.refused(&["--cpu-shares", "-1"], "invalid CPU shares");

@@ -6,11 +6,11 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::{Value, json};
 
 use crate::cli::{self, Context};
+use crate::complete;
 use crate::connect::{Address, Target, TlsFiles};
 use crate::contexts::{CA, CERT, Choice, Contexts, DEFAULT, ENDPOINT, KEY, Stored, Wishes};
 use crate::exit::{FAILURE, Outcome, SUCCESS, describe};
 use crate::format::{Columns, Field, Format, Row};
-use crate::{complete, json};
 
 const FIELDS: [Field; 4] = [
     ("Name", "NAME"),
@@ -284,14 +284,14 @@ impl Inspect {
             names.push(context.global.choice()?.name().to_owned());
         }
         let mut found = Vec::new();
+        let mut missed = Vec::new();
         for name in &names {
-            found.push(inspect(contexts, name)?.to_string());
+            match inspect(contexts, name) {
+                Ok(object) => found.push(object.to_string()),
+                Err(error) => missed.push(error),
+            }
         }
-        match Format::of(self.format).objects(&found)? {
-            Some(text) => context.printer.data(text.as_bytes())?,
-            None => context.printer.line(json::array(&found))?,
-        }
-        Ok(SUCCESS)
+        Format::of(self.format).inspected(context.printer, &found, missed)
     }
 }
 

@@ -19,6 +19,12 @@ use crate::zone;
 const MALFORMED: u8 = 64;
 /// What Docker tells of, as `type` and in filters of the same names.
 const KINDS: [&str; 5] = ["container", "image", "network", "volume", "daemon"];
+/// These stand before the command.
+const EXEC_CREATE: &str = "exec_create";
+const EXEC_START: &str = "exec_start";
+/// Docker's names of attributes, and ours.
+const ATTRIBUTES: [(&str, &str); 3] =
+    [("exitCode", "exit_code"), ("execID", "exec_id"), ("oldName", "old_name")];
 /// Docker's words for what happens to containers, and ours.
 const ACTIONS: [(&str, &str); 5] = [
     ("create", "created"),
@@ -27,7 +33,14 @@ const ACTIONS: [(&str, &str); 5] = [
     ("pause", "paused"),
     ("unpause", "unpaused"),
 ];
-const MORE_ACTIONS: [(&str, &str); 5] = [
+const MORE_ACTIONS: [(&str, &str); 12] = [
+    ("kill", "killed"),
+    ("stop", "stopped"),
+    ("restart", "restarted"),
+    ("attach", "attached"),
+    (EXEC_CREATE, "exec_created"),
+    (EXEC_START, "exec_started"),
+    ("exec_die", "exec_died"),
     ("update", "updated"),
     ("rename", "renamed"),
     ("destroy", "removed"),
@@ -105,7 +118,7 @@ struct Filter {
 impl Filter {
     fn parse(texts: &[String]) -> anyhow::Result<Self> {
         let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for text in texts {
+        for text in texts.iter().filter(|text| !text.is_empty()) {
             let Some((key, value)) = text.split_once('=') else {
                 bail!("invalid argument {text:?} for \"-f, --filter\" flag: write NAME=VALUE")
             };
@@ -173,7 +186,7 @@ impl Filter {
 fn native(wanted: &str) -> Vec<&str> {
     let mut all = vec![wanted];
     for (docker, ours) in ACTIONS.iter().chain(&MORE_ACTIONS) {
-        if is(docker, wanted) {
+        if is(docker, wanted) || is(wanted, docker) {
             all.push(ours);
         }
     }
@@ -222,12 +235,18 @@ impl Message {
         let mut message = Self { time, kind, action, id, attributes: BTreeMap::new() };
         match message.kind.as_str() {
             "container" => {
-                if let Some(code) = attributes.remove("exit_code") {
-                    attributes.insert("exitCode".to_owned(), code);
+                for (docker, ours) in ATTRIBUTES {
+                    if let Some(value) = attributes.remove(ours) {
+                        attributes.insert(docker.to_owned(), value);
+                    }
                 }
                 let mut all = ACTIONS.iter().chain(&MORE_ACTIONS);
                 if let Some((docker, _)) = all.find(|(_, ours)| *ours == message.action) {
                     message.action = (*docker).to_owned();
+                }
+                if [EXEC_CREATE, EXEC_START].contains(&message.action.as_str()) {
+                    let command = attributes.remove("command").unwrap_or_default();
+                    message.action.push_str(&format!(": {command}"));
                 }
             }
             "image" => {
@@ -419,6 +438,19 @@ mod tests {
         assert!(filter(&["event=health_status"]).wants(&health("healthy")));
         assert!(filter(&["event=health_status: healthy"]).wants(&health("healthy")));
         assert!(!filter(&["event=health_status: healthy"]).wants(&health("unhealthy")));
+        let created = Message::of(api::Event {
+            kind: "container".to_owned(),
+            action: "exec_created".to_owned(),
+            attributes: [("command", "sh -c ls"), ("exec_id", "e1")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            ..Default::default()
+        });
+        assert_eq!(created.action, "exec_create: sh -c ls");
+        assert_eq!(created.attributes["execID"], "e1");
+        assert!(filter(&["event=exec_create"]).wants(&created));
+        assert!(filter(&["event=exec_create: sh -c ls"]).wants(&created));
+        assert!(!filter(&["event=exec_start"]).wants(&created));
         for bad in ["nope=1", "event"] {
             assert!(Filter::parse(&[bad.to_owned()]).is_err(), "{bad}");
         }
@@ -435,6 +467,8 @@ mod tests {
         let health = filter(&["type=container", "event=health_status"]).narrowed();
         assert!(health.contains(&format!("{kind}\"^healthy\"")), "{health:?}");
         assert!(health.contains(&format!("{kind}\"^unhealthy\"")), "{health:?}");
+        let exec = filter(&["type=container", "event=exec_start: ls"]).narrowed();
+        assert!(exec.contains(&format!("{kind}\"^exec\\\\_started\"")), "{exec:?}");
         let odd = filter(&["event=a.b\"c\\d [x]^"]).narrowed();
         gantry_core::filter::Filters::parse(&odd).unwrap();
     }

@@ -4,9 +4,9 @@ use gantry_grpc::gantry::engine::v1 as api;
 
 use crate::cli::Context;
 use crate::client::{Client, is_not_found, meant};
-use crate::exit::{FAILURE, Outcome, SUCCESS, describe};
+use crate::exit::Outcome;
 use crate::format::Format;
-use crate::{complete, json};
+use crate::{complete, zone};
 
 /// Show all that is known of containers, images and volumes, as JSON
 #[derive(Debug, clap::Args)]
@@ -44,14 +44,7 @@ impl Args {
                 Err(error) => missed.push(error),
             }
         }
-        match Format::of(self.format.clone()).objects(&found)? {
-            Some(text) => context.printer.data(text.as_bytes())?,
-            None => context.printer.line(json::array(&found))?,
-        }
-        for error in &missed {
-            context.printer.error(describe(error));
-        }
-        Ok(if missed.is_empty() { SUCCESS } else { FAILURE })
+        Format::of(self.format).inspected(context.printer, &found, missed)
     }
 
     /// A container of this name, or else an image, or else a volume.
@@ -84,7 +77,7 @@ impl Args {
             }
             Kind::Volume => {
                 let request = api::InspectVolumeRequest { name: object };
-                client.answer(client.volumes().inspect(request).await)?.json
+                zone::localized(client.answer(client.volumes().inspect(request).await)?.json)
             }
         })
     }

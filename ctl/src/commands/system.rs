@@ -87,9 +87,9 @@ impl Prune {
             true => "  - all images without at least one container associated to them\n",
             false => "  - all dangling images\n",
         };
-        if !self.filter.is_empty() {
+        let mut filters: Vec<_> = self.filter.iter().filter(|filter| !filter.is_empty()).collect();
+        if !filters.is_empty() {
             text += "\n  Items to be pruned will be filtered with:\n";
-            let mut filters = self.filter.clone();
             filters.sort();
             for filter in filters {
                 let _ = writeln!(text, "  - {filter}");
@@ -133,7 +133,7 @@ mod tests {
         let much = Prune {
             all: true,
             volumes: true,
-            filter: vec!["label!=keep".to_owned(), "label=env=test".to_owned()],
+            filter: ["label!=keep", "", "label=env=test"].map(str::to_owned).to_vec(),
             force: false,
         };
         let expected = "\

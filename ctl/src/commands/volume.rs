@@ -22,7 +22,7 @@ use crate::copy::Ends;
 use crate::exit::{Outcome, SUCCESS, of_signal};
 use crate::format::{Columns, Field, Format, Row};
 use crate::save::Saved;
-use crate::{complete, confirm, human, json, many};
+use crate::{complete, confirm, human, many, zone};
 
 /// Messages that wait to be sent.
 const QUEUE: usize = 4;
@@ -192,22 +192,15 @@ impl Inspect {
     async fn execute(self, context: Context<'_>) -> Outcome {
         let client = context.connect().await?;
         let mut found = Vec::new();
-        let mut code = SUCCESS;
+        let mut missed = Vec::new();
         for name in self.names {
             let request = api::InspectVolumeRequest { name };
             match client.answer(client.volumes().inspect(request).await) {
-                Ok(answer) => found.push(answer.json),
-                Err(error) => {
-                    context.printer.error(crate::exit::describe(&error));
-                    code = crate::exit::FAILURE;
-                }
+                Ok(answer) => found.push(zone::localized(answer.json)),
+                Err(error) => missed.push(error),
             }
         }
-        match Format::of(self.format).objects(&found)? {
-            Some(text) => context.printer.data(text.as_bytes())?,
-            None => context.printer.line(json::array(&found))?,
-        }
-        Ok(code)
+        Format::of(self.format).inspected(context.printer, &found, missed)
     }
 }
 

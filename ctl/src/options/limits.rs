@@ -30,7 +30,12 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pids_limit: Option<i64>,
     /// Processors: 1.5
-    #[arg(long, value_name = "NUMBER", value_parser = units::processors)]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        value_parser = units::processors,
+        allow_negative_numbers = true
+    )]
     cpus: Option<i64>,
     /// Weight for processors; 1024 is usual
     #[arg(short = 'c', long, value_name = "WEIGHT", allow_negative_numbers = true)]

@@ -246,6 +246,14 @@ impl<W: Write> Packer<W> {
         self.tree(path, node, 0)
     }
 
+    /// Writes something without what is in it.
+    ///
+    /// # Errors
+    /// What reading or writing said.
+    pub fn add_node(&mut self, path: &[u8], node: &Node) -> Result<()> {
+        self.add(path, &Found { path, node })
+    }
+
     fn tree(&mut self, path: &[u8], node: &Node, depth: usize) -> Result<()> {
         if path.len() > MAX_PATH || depth > MAX_DEPTH {
             return Err(Error::failed_precondition(format!(
@@ -254,7 +262,7 @@ impl<W: Write> Packer<W> {
                 show(path)
             )));
         }
-        self.add(path, &Found { path, node })?;
+        self.add_node(path, node)?;
         if node.kind() != FileType::Directory {
             return Ok(());
         }
@@ -273,8 +281,9 @@ impl<W: Write> Packer<W> {
                 other => other.map_err(|err| looked("look at", path, err))?,
             };
             let path = join(path, name.to_bytes());
-            if shows_kernel(&below, node) {
-                self.add(&path, &Found { path: &path, node: &below })?;
+            // What is on the same file system need not be asked.
+            if below.stat().st_dev != node.stat().st_dev && shows_kernel(&below) {
+                self.add_node(&path, &below)?;
             } else {
                 self.tree(&path, &below, depth + 1)?;
             }
@@ -364,12 +373,11 @@ fn records(path: &[u8], xattrs: Attributes) -> Records {
     records
 }
 
-/// Whether the kernel shows itself in a directory that is mounted in another.
-fn shows_kernel(below: &Node, above: &Node) -> bool {
-    below.kind() == FileType::Directory
-        && below.stat().st_dev != above.stat().st_dev
+/// Whether something is a directory in which the kernel shows itself.
+pub fn shows_kernel(node: &Node) -> bool {
+    node.is_directory()
         // A magic number has 32 bits, whatever type it is in.
-        && fstatfs(below).is_ok_and(|found| PSEUDO.contains(&(found.f_type as u64 & 0xffff_ffff)))
+        && fstatfs(node).is_ok_and(|found| PSEUDO.contains(&(found.f_type as u64 & 0xffff_ffff)))
 }
 
 fn failed(path: &[u8], err: io::Error) -> Error {

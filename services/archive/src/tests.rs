@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::Limits;
 use crate::input::Input;
-use crate::pack::{PackOptions, Packer};
+use crate::pack::{PackOptions, Packer, shows_kernel};
 use crate::unpack::{Owner, UnpackOptions, Unpacked, unpack};
 use crate::walk::{Dir, Found, Links, Node, Walker};
 
@@ -207,6 +207,14 @@ fn trees_come_out_as_they_went_in() {
     assert!(plain.len() > 16 << 20);
     f.unpack(plain).unwrap();
     assert_eq!(names(&f.target().join("sub")), ["deep", "file"]);
+}
+
+#[test]
+fn directories_of_the_kernel_are_known() {
+    let shows = |path: &Path| shows_kernel(&Node::local(path, true).unwrap());
+    assert!(shows(Path::new("/proc")) && shows(Path::new("/proc/self/task")));
+    assert!(!shows(Path::new("/proc/self/status")), "a file, which is read");
+    assert!(!shows(tempfile::tempdir().unwrap().path()));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What is told of containers: one event for each change, as `gantry.engine.v1` has it.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use futures::future::ready;
@@ -13,6 +14,7 @@ use gantry_grpc::gantry::engine::v1::{
 use gantry_grpc::{any, convert};
 
 use crate::grpc::convert::container as show;
+use crate::lifecycle::Found;
 use crate::live::Live;
 use crate::model::Meta;
 use crate::{Engine, Summary, scope};
@@ -52,13 +54,49 @@ fn word(action: Action) -> &'static str {
         Action::Removed => "removed",
         Action::Healthy => "healthy",
         Action::Unhealthy => "unhealthy",
+        Action::Renamed => "renamed",
+        Action::Killed => "killed",
+        Action::Stopped => "stopped",
+        Action::Restarted => "restarted",
+        Action::Attached => "attached",
+        Action::ExecCreated => "exec_created",
+        Action::ExecStarted => "exec_started",
+        Action::ExecDied => "exec_died",
     }
 }
 
+/// Whether an action leaves another container behind it: others are no changes.
+fn changes(action: Action) -> bool {
+    !matches!(
+        action,
+        Action::Killed
+            | Action::Stopped
+            | Action::Restarted
+            | Action::Attached
+            | Action::ExecCreated
+            | Action::ExecStarted
+            | Action::ExecDied
+    )
+}
+
+/// What an event tells beside the container.
+pub(crate) type Attributes<'a> = &'a [(&'static str, &'a str)];
+
 /// The event of a change, to be stored with it.
 pub(crate) fn staged(ctx: &Context, action: Action, container: &Container, meta: Meta) -> Staged {
+    staged_with(ctx, action, container, meta, &[])
+}
+
+/// [`staged`], with what is known beside.
+pub(crate) fn staged_with(
+    ctx: &Context,
+    action: Action,
+    container: &Container,
+    meta: Meta,
+    attributes: Attributes<'_>,
+) -> Staged {
     let state = meta.state.clone();
-    event(ctx, action, show(Summary::of(container, meta, state)))
+    event(ctx, action, show(Summary::of(container, meta, state)), attributes)
 }
 
 /// What stands for the removal of a container of which nobody was told.
@@ -81,9 +119,16 @@ fn message(record: &Record) -> prost_types::Any {
 }
 
 /// [`staged`], for those of whom no record is left.
-pub(crate) fn event(ctx: &Context, action: Action, container: Shown) -> Staged {
+pub(crate) fn event(
+    ctx: &Context,
+    action: Action,
+    container: Shown,
+    attributes: Attributes<'_>,
+) -> Staged {
     let topic = format!("{TOPICS}{}", word(action));
-    let event = ContainerEvent { action: action.into(), container: Some(container) };
+    let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let attributes: BTreeMap<_, _> = attributes.iter().map(text).collect();
+    let event = ContainerEvent { action: action.into(), container: Some(container), attributes };
     Staged::new(ctx, &topic, convert::from_any(any::pack(&event))).private()
 }
 
@@ -93,6 +138,9 @@ pub(crate) fn change(record: &Record) -> Option<Change> {
         return None;
     }
     let event: ContainerEvent = any::unpack(&message(record)).ok()?;
+    if !changes(event.action()) {
+        return None;
+    }
     Some(Change {
         cursor: record.cursor,
         at: record.envelope.timestamp,
@@ -114,6 +162,20 @@ impl Engine {
         let state = live.now().state.unwrap_or_else(|| meta.state.clone());
         let meta = Meta { state, ..meta.clone() };
         let Staged { envelope, .. } = staged(ctx, action, container, meta);
+        self.parts.history.append(ctx, &envelope.topic, envelope.event);
+    }
+
+    /// Tells of what is done with a container that was found.
+    pub(crate) fn tell_of(
+        &self,
+        ctx: &Context,
+        action: Action,
+        found: &Found,
+        attributes: Attributes<'_>,
+    ) {
+        let state = found.live.now().state.unwrap_or_else(|| found.state.clone());
+        let meta = Meta { state, ..found.meta.clone() };
+        let Staged { envelope, .. } = staged_with(ctx, action, &found.container, meta, attributes);
         self.parts.history.append(ctx, &envelope.topic, envelope.event);
     }
 
@@ -162,6 +224,12 @@ mod tests {
         assert_eq!((told.cursor, told.action), (cursor, Action::Died));
         assert_eq!((told.container.name.as_str(), told.container.exit_code), ("web", 3));
         assert_eq!(removed(&record), None);
+        let signal = [("signal", "9")];
+        let killed = staged_with(&ctx, Action::Killed, &container, Meta::default(), &signal);
+        let killed = Record { cursor, envelope: Arc::new(killed.envelope) };
+        assert_eq!((change(&killed), removed(&killed)), (None, None), "it may live on");
+        let event: ContainerEvent = any::unpack(&message(&killed)).unwrap();
+        assert_eq!(event.attributes["signal"], "9");
         let undone = undone(&ctx, &container, Meta::default()).envelope;
         let undone = Record { cursor, envelope: Arc::new(undone) };
         assert_eq!((change(&undone), removed(&undone).as_deref()), (None, Some("c1")));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_core::{Context, Error, Result};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::filter::ContainerFilter;
 use crate::lifecycle::running;
@@ -31,16 +32,26 @@ impl Engine {
             .about("container", text));
         }
         if !found.state.phase.is_running() {
-            return self.start(ctx, &found.container.id).await;
+            self.start(ctx, &found.container.id).await?;
+            self.tell_of(ctx, Action::Restarted, &found, &[]);
+            return Ok(());
         }
         // One that goes with its end does not go with this one.
         found.live.keep(true);
         let ended = self.end(ctx, &found, asked, timeout).await;
         let started = match ended {
-            Ok(()) => self.start(ctx, &found.container.id).await,
+            Ok(()) => {
+                // Its start waits for that as well.
+                found.live.wait_settled().await;
+                self.tell_of(ctx, Action::Stopped, &found, &[]);
+                self.start(ctx, &found.container.id).await
+            }
             Err(err) => Err(err),
         };
         found.live.keep(false);
+        if started.is_ok() {
+            self.tell_of(ctx, Action::Restarted, &found, &[]);
+        }
         started.map_err(|err| err.context(format!("Cannot restart container {text}")))
     }
 

@@ -7,12 +7,14 @@ use gantry_core::containers::Container;
 use gantry_core::db::blocking;
 use gantry_core::tasks::{ExecProcess, Stdio};
 use gantry_core::{Any, Context, Error, Kind, Result, faults};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use serde_json::{Value, json};
 
 use crate::Engine;
 use crate::attach::Attached;
 use crate::execs::Noted;
 use crate::files::attach_socket;
+use crate::lifecycle::Found;
 use crate::make::merge;
 use crate::model::Phase;
 use crate::names;
@@ -37,7 +39,7 @@ impl Engine {
         mut session: Session,
     ) -> Result<()> {
         scope::admit_exec(ctx, &request)?;
-        let found = self.find(ctx, &request.container).await?;
+        let mut found = self.find(ctx, &request.container).await?;
         let id = found.container.id.clone();
         match found.state.phase {
             Phase::Running => {}
@@ -62,10 +64,12 @@ impl Engine {
         }
         let all = if request.privileged { self.specs.all_capabilities() } else { Vec::new() };
         let process = process_with(&found.container, &request, &all)?;
+        // By far its largest part.
+        found.container.spec = None;
         let exec_id = names::random_id();
         let noted = Noted::new(&found.live, &exec_id);
         let socket = attach_socket(&self.parts.config.state, &exec_id);
-        let started = self.start_exec(ctx, &id, &exec_id, process, &socket, &request).await;
+        let started = self.start_exec(ctx, &found, &exec_id, process, &socket, &request).await;
         let (pid, attached) = match started {
             Ok(started) => started,
             Err(err) if err.kind() == Kind::DeadlineExceeded => {
@@ -80,9 +84,9 @@ impl Engine {
             Err(err) => {
                 self.clean_exec(ctx, &id, &exec_id).await;
                 let command = request.command.first().map_or("", String::as_str);
-                // A container's first process that has no such user is the daemon's failure, a
+                // What the runtime refuses of a container's first process is the daemon's failure, a
                 // further one can't be executed: so it is for Docker.
-                return match NotRun::of(&err, command).or_else(|| NotRun::of_user(&err)) {
+                return match NotRun::of(&err, command).or_else(|| NotRun::of_further(&err)) {
                     Some(NotRun { status, text }) => {
                         session.tell(SessionOutput::Exited { status, error: text }).await;
                         Ok(())
@@ -115,19 +119,20 @@ impl Engine {
         if let Some(status) = status {
             session.tell(SessionOutput::Exited { status, error: String::new() }).await;
         }
-        self.clean_up_after(ctx, id, exec_id, noted);
+        self.clean_up_after(ctx, found, exec_id, noted);
         Ok(())
     }
 
     async fn start_exec(
         &self,
         ctx: &Context,
-        id: &str,
+        found: &Found,
         exec_id: &str,
         spec: Any,
         socket: &std::path::Path,
         request: &ExecRequest,
     ) -> Result<(u32, Option<Attached>)> {
+        let id = found.container.id.as_str();
         let uri = LogUri {
             attach: socket.display().to_string(),
             stdin: request.attach_stdin,
@@ -139,6 +144,9 @@ impl Engine {
         let process =
             ExecProcess { container_id: id.to_owned(), exec_id: exec_id.to_owned(), stdio, spec };
         self.parts.tasks.exec(ctx, process).await?;
+        let command = request.command.join(" ");
+        let told = [("exec_id", exec_id), ("command", command.as_str())];
+        self.tell_of(ctx, Action::ExecCreated, found, &told);
         let attached = if request.detach {
             None
         } else {
@@ -149,18 +157,30 @@ impl Engine {
             Some(attached)
         };
         let pid = self.parts.tasks.start(ctx, id, exec_id).await?;
+        self.tell_of(ctx, Action::ExecStarted, found, &told);
         Ok((pid, attached))
     }
 
     /// Waits for the process' end, if that is still to come, and takes it away.
-    fn clean_up_after(self: &Arc<Self>, ctx: &Context, id: String, exec_id: String, noted: Noted) {
+    fn clean_up_after(
+        self: &Arc<Self>,
+        ctx: &Context,
+        found: Found,
+        exec_id: String,
+        noted: Noted,
+    ) {
         let engine = Arc::clone(self);
         let ctx = ctx.clone();
         tokio::spawn(async move {
+            let id = found.container.id.as_str();
             // An error means that there is nothing to wait for.
-            let _ = engine.parts.tasks.wait(&ctx, &id, &exec_id).await;
+            if let Ok(exit) = engine.parts.tasks.wait(&ctx, id, &exec_id).await {
+                let code = exit.status.to_string();
+                let told = [("exec_id", exec_id.as_str()), ("exit_code", code.as_str())];
+                engine.tell_of(&ctx, Action::ExecDied, &found, &told);
+            }
             drop(noted);
-            engine.clean_exec(&ctx, &id, &exec_id).await;
+            engine.clean_exec(&ctx, id, &exec_id).await;
         });
     }
 

@@ -45,7 +45,7 @@ impl ContainerFilter {
     /// `InvalidArgument` for what is none.
     pub fn listing(filters: &[String]) -> Result<Self> {
         let mut parsed = Self::default();
-        for filter in filters {
+        for filter in given(filters) {
             let (key, value) = split(filter)?;
             parsed.add(&key, value, filter)?;
         }
@@ -58,7 +58,7 @@ impl ContainerFilter {
     /// `InvalidArgument` for what is none.
     pub fn prune(filters: &[String]) -> Result<Self> {
         let mut parsed = Self::default();
-        for filter in filters {
+        for filter in given(filters) {
             let (key, value) = split(filter)?;
             match key.as_str() {
                 "until" => {
@@ -145,6 +145,11 @@ fn mounts(container: &Summary, wanted: &str) -> bool {
         mount.target == wanted
             || matches!(mount.kind, MountKind::Volume | MountKind::Bind) && mount.source == wanted
     })
+}
+
+/// Those that say something: as Docker's, an empty one counts for nothing.
+pub(crate) fn given(filters: &[String]) -> impl Iterator<Item = &String> {
+    filters.iter().filter(|filter| !filter.is_empty())
 }
 
 pub(crate) fn split(filter: &str) -> Result<(String, &str)> {
@@ -244,6 +249,8 @@ mod tests {
             (&["volume=other"], false),
             (&["network=none"], true),
             (&["publish=80"], false),
+            (&[""], true),
+            (&["", "name=^eb"], false),
         ] {
             let filters: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
             let parsed = ContainerFilter::listing(&filters).unwrap();

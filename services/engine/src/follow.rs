@@ -92,7 +92,7 @@ impl Engine {
             self.shown(&ctx, &said, record).await?
         };
         let Some(shown) = shown else { return Ok(false) };
-        let staged = changes::event(&ctx, said.action, shown);
+        let staged = changes::event(&ctx, said.action, shown, &[]);
         let (event, cursor) = (staged.clone(), record.cursor);
         write(&self.parts.database, Durability::Buffered, move |tx| {
             FOLLOWED.put(tx, GLOBAL, KEY, &cursor)?;

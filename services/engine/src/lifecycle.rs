@@ -169,6 +169,10 @@ fn stop_signal(settings: &Settings) -> u32 {
 impl Engine {
     /// Finds a container by name, ID or a unique beginning of its ID.
     pub(crate) async fn find(&self, ctx: &Context, text: &str) -> Result<Found> {
+        if text.is_empty() {
+            let said = "invalid container name or ID: value is empty";
+            return Err(Error::invalid_argument(said));
+        }
         let (container, meta) = self.store.resolve(ctx, text).await?;
         let tasks = self.parts.tasks.list(ctx).await?;
         let task = tasks.iter().find(|task| task.container_id == container.id);
@@ -284,6 +288,7 @@ impl Engine {
             None => {
                 let found = self.find(ctx, id).await?;
                 attachable(&found.state, &text)?;
+                self.tell_of(ctx, Action::Attached, &found, &[]);
                 let socket = attach_socket(&self.parts.config.state, id);
                 let mut attached = Attached::connect(&socket).await?;
                 if let Some(size) = size.filter(|_| found.meta.settings.tty) {
@@ -319,6 +324,7 @@ impl Engine {
             None => return Err(no_such(text)),
         };
         let meta = Meta { state, ..meta };
+        self.tell_of(ctx, Action::Attached, found, &[]);
         let join = Join::With(size);
         let started = self.start_held(ctx, &container, &meta, live, State::default(), join).await;
         drop(busy);
@@ -368,6 +374,7 @@ impl Engine {
             if found.state.phase.is_running() {
                 self.intend_stop(ctx, &found).await?;
                 self.end(ctx, &found, asked, timeout).await?;
+                self.tell_stopped(ctx, &found);
             }
             if found.meta.foreign {
                 return Ok(());
@@ -384,6 +391,21 @@ impl Engine {
                 other => other?,
             };
         }
+    }
+
+    /// Tells that a container was stopped, once its end is told.
+    fn tell_stopped(self: &Arc<Self>, ctx: &Context, found: &Found) {
+        let (engine, ctx) = (Arc::clone(self), ctx.clone());
+        let found = Found {
+            container: Container { spec: None, ..found.container.clone() },
+            meta: found.meta.clone(),
+            live: Arc::clone(&found.live),
+            state: found.state.clone(),
+        };
+        tokio::spawn(async move {
+            found.live.wait_settled().await;
+            engine.tell_of(&ctx, Action::Stopped, &found, &[]);
+        });
     }
 
     /// Makes a running container end.
@@ -473,6 +495,8 @@ impl Engine {
     /// take no signal but the last: it is let go for that.
     async fn signal(&self, ctx: &Context, found: &Found, signal: u32) -> Result<()> {
         let id = &found.container.id;
+        // Before its end, which may be told at once.
+        self.tell_of(ctx, Action::Killed, found, &[("signal", &signal.to_string())]);
         let sent = self.parts.tasks.kill(ctx, id, "", signal, false).await;
         if found.state.phase == Phase::Paused && (signal == KILL || signal == CONT) {
             // Whether it helped is seen by whether the process ends.

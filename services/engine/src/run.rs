@@ -7,7 +7,7 @@ use gantry_core::containers::Container;
 use gantry_core::db::Durability;
 use gantry_core::images::ProgressSink;
 use gantry_core::tasks::{CreateTask, ExecFailure, Stdio, exec_failure};
-use gantry_core::{Context, Error, Mount, Result, Timestamp};
+use gantry_core::{Context, Error, Kind, Mount, Result, Timestamp};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
@@ -106,6 +106,9 @@ impl Engine {
             let warnings = made.warnings.clone();
             let created = SessionOutput::Created { id, name, warnings, existing: false };
             session.tell(created).await;
+            if !request.detach {
+                self.tell(ctx, Action::Attached, &made.container, &made.meta, &live);
+            }
             Ok(())
         };
         let (told, prepared) = tokio::join!(told, self.create_task(&start));
@@ -289,19 +292,23 @@ impl NotRun {
         Some(Self { status: failure.exit_code(), text: format!("exec: {command:?}: {why}") })
     }
 
-    /// Whether an error says that a process was to be a user whom its container does not have.
-    pub(crate) fn of_user(err: &Error) -> Option<Self> {
+    /// Whether an error says that a further process could not be run for another reason: it was
+    /// to be a user whom its container does not have, or the runtime refused it.
+    pub(crate) fn of_further(err: &Error) -> Option<Self> {
         let text = err.to_string();
         let unknown = ["unable to find user", "unable to find group"];
         let unknown = unknown.into_iter().any(|words| text.contains(words));
-        unknown.then_some(Self { status: ExecFailure::NotExecutable.exit_code(), text })
+        // A shim that is gone, a container that has ended, and the like have kinds of their own.
+        let refused = matches!(err.kind(), Kind::Internal | Kind::InvalidArgument);
+        let is_about_it = unknown || refused;
+        is_about_it.then_some(Self { status: ExecFailure::NotExecutable.exit_code(), text })
     }
 
     /// The same as an error, for callers that see no exit code.
     pub(crate) fn into_error(self, source: Error) -> Error {
         let kind = match self.status {
-            127 => gantry_core::Kind::NotFound,
-            _ => gantry_core::Kind::FailedPrecondition,
+            127 => Kind::NotFound,
+            _ => Kind::FailedPrecondition,
         };
         tracing::debug!(error = %source, "a command could not be run");
         Error::new(kind, self.text)
@@ -358,8 +365,16 @@ mod tests {
     #[test]
     fn users_that_there_are_not() {
         let said = "unable to find user ghost: no matching entries in passwd file";
-        let found = NotRun::of_user(&Error::invalid_argument(said)).unwrap();
+        let found = NotRun::of_further(&Error::invalid_argument(said)).unwrap();
         assert_eq!((found.status, found.text.as_str()), (126, said));
-        assert_eq!(NotRun::of_user(&Error::internal("mount failed")), None);
+    }
+
+    #[test]
+    fn what_the_runtime_refuses_can_not_be_executed() {
+        let refused = Error::internal("exec /x: File name too long");
+        assert_eq!(NotRun::of_further(&refused).map(|not_run| not_run.status), Some(126));
+        for kind in [Kind::NotFound, Kind::FailedPrecondition, Kind::Unavailable] {
+            assert_eq!(NotRun::of_further(&Error::new(kind, "the container is gone")), None);
+        }
     }
 }

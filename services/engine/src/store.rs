@@ -250,13 +250,14 @@ impl Store {
                     NAMES.delete(tx, space, &meta.name)?;
                 }
                 NAMES.put(tx, space, &name, &id)?;
-                meta.name.clone_from(&name);
+                let old = std::mem::replace(&mut meta.name, name.clone());
                 container.labels.insert(crate::NAME_LABEL.to_owned(), name.clone());
                 meta.store(&mut container)?;
                 container.updated_at = Timestamp::now();
                 CONTAINERS.put(tx, space, &id, &container)?;
                 meta.state = live.state(&ctx.namespace, &id).unwrap_or(meta.state);
-                let staged = changes::staged(&ctx, Action::Updated, &container, meta);
+                let old = [("old_name", old.as_str())];
+                let staged = changes::staged_with(&ctx, Action::Renamed, &container, meta, &old);
                 staged.put(tx)?;
                 Ok(staged)
             },

@@ -65,9 +65,10 @@ impl Summary {
 }
 
 impl Engine {
-    /// [`Engine::list`] with the position in the history as of which it is true: every
+    /// [`Engine::select`] with the position in the history as of which it is true: every
     /// change that is told behind it is not in the list yet, or shows there already.
-    /// `None` while events can't be stored.
+    /// `None` while events can't be stored. An image's name that stands for another one by
+    /// now, or for none, gives way to its short ID.
     ///
     /// # Errors
     /// The store's.
@@ -81,7 +82,9 @@ impl Engine {
         if let Err(err) = &cursor {
             tracing::warn!(error = %err, "list containers without a cursor");
         }
-        Ok((self.select(ctx, which).await?, cursor.ok()))
+        let mut found = self.select(ctx, which).await?;
+        self.show_images(ctx, &mut found).await;
+        Ok((found, cursor.ok()))
     }
 
     /// The containers that are meant, newest first.

@@ -192,6 +192,7 @@ fn container(event: engine::ContainerEvent) -> Known {
     let more = [("name", container.name), ("image", container.image), ("error", container.error)];
     let more = more.into_iter().filter(|(_, value)| !value.is_empty());
     attributes.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    attributes.extend(event.attributes);
     ("id", container.id, attributes)
 }
 
@@ -233,6 +234,7 @@ mod tests {
                 labels: [("a.b/c".to_owned(), "x".to_owned())].into(),
                 ..engine::Container::default()
             }),
+            ..Default::default()
         };
         let found = described("/gantry/containers/died", &died);
         assert_eq!((found.kind.as_str(), found.action.as_str()), ("container", "died"));
@@ -248,6 +250,13 @@ mod tests {
             assert!(wanted(&found, filter), "{filter}");
         }
         assert!(!wanted(&found, "attributes.error"));
+        let action = engine::ContainerAction::ExecDied.into();
+        let attributes = [("exec_id", "e"), ("exit_code", "1")];
+        let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let ended = engine::ContainerEvent { action, attributes, ..died };
+        let ended = described("/gantry/containers/exec_died", &ended);
+        assert!(wanted(&ended, "action==exec_died,attributes.exec_id==e"));
+        assert!(wanted(&ended, "attributes.name==web,attributes.exit_code==1"));
         assert!(!wanted(&found, "kind==task"));
     }
 

@@ -86,7 +86,8 @@ async function main() {
   await call("Remove", { container });
 
   const told = [];
-  const filters = [`kind==container,id==${container}`];
+  const actions = "^(created|started|died|removed)$";
+  const filters = [`kind==container,id==${container},action~="${actions}"`];
   const stream = events.Subscribe({ cursor, filters });
   stream.on("error", () => {}); // of its cancellation
   for await (const event of stream) {

@@ -72,7 +72,8 @@ def main(socket, image):
         stub.Remove(containers.RemoveContainerRequest(**name))
 
         # Whatever happened since the listing, though it is over.
-        request = events.SubscribeRequest(cursor=cursor, filters=["kind==container"])
+        wanted = 'kind==container,action~="^(created|started|died|removed)$"'
+        request = events.SubscribeRequest(cursor=cursor, filters=[wanted])
         told = []
         for event in events_pb2_grpc.EventsStub(channel).Subscribe(request):
             told.append(event.action)

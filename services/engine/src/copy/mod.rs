@@ -18,7 +18,7 @@ use futures::{StreamExt, stream};
 use gantry_archive::Limits;
 use gantry_archive::inflate::inflate;
 use gantry_archive::input::Input;
-use gantry_archive::pack::{PackOptions, Packer};
+use gantry_archive::pack::{PackOptions, Packer, shows_kernel};
 use gantry_archive::stream::produce;
 use gantry_archive::unpack::{Owner, UnpackOptions, unpack};
 use gantry_archive::walk::{Dir, Found, Walker};
@@ -114,7 +114,12 @@ impl Engine {
             let _ = tell.send(wanted.stat(&entered.walker, &found)?);
             let options = PackOptions { sparse, exact: true, newest: None };
             let mut packer = Packer::new(output, options);
-            packer.add_tree(wanted.top(), node)?;
+            if shows_kernel(node) {
+                // Nothing in it is the container's: it is as empty as without the mount.
+                packer.add_node(wanted.top(), node)?;
+            } else {
+                packer.add_tree(wanted.top(), node)?;
+            }
             packer.finish()?;
             Ok(())
         })?;

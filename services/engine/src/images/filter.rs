@@ -5,7 +5,7 @@ use gantry_core::{Result, Timestamp};
 use super::ImageSummary;
 use super::glob::Glob;
 use super::reference::familiar;
-use crate::filter::{has, invalid, label, split, time, truth};
+use crate::filter::{given, has, invalid, label, split, time, truth};
 
 /// Which images are meant.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +43,7 @@ impl ImageFilter {
 
     fn parse(filters: &[String], known: &[&str]) -> Result<Self> {
         let mut parsed = Self::default();
-        for filter in filters {
+        for filter in given(filters) {
             let (key, value) = split(filter)?;
             if !known.contains(&key.as_str()) {
                 return Err(invalid(filter, &format!("{} are known", known.join(", "))));

@@ -10,6 +10,7 @@ mod parts;
 mod prune;
 mod reference;
 mod remove;
+mod shown;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

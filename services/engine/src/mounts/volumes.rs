@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::archive::is_unfinished;
 use super::of_kind;
 use crate::Engine;
-use crate::filter::{has, invalid, label, split, truth};
+use crate::filter::{given, has, invalid, label, split, truth};
 use crate::images::Ready;
 use crate::model::MountKind;
 use crate::options::Pull;
@@ -90,7 +90,7 @@ impl VolumeFilter {
 
     fn parse(filters: &[String], known: &[&str]) -> Result<Self> {
         let mut parsed = Self::default();
-        for filter in filters {
+        for filter in given(filters) {
             let (key, value) = split(filter)?;
             if !known.contains(&key.as_str()) {
                 return Err(invalid(filter, &format!("{} are known", known.join(", "))));
@@ -376,6 +376,7 @@ mod tests {
             (&["label=env=prod", "label=a"], 0, true),
             (&["label=env=dev"], 0, false),
             (&["label!=env"], 0, false),
+            (&[""], 0, true),
         ] {
             assert_eq!(filter(texts).unwrap().matches(&data, references), wanted, "{texts:?}");
         }

@@ -130,7 +130,7 @@ mod tests {
         let of = |value: &str| {
             let labels = [("ci".to_owned(), value.to_owned())].into();
             let container = Some(api::Container { labels, ..Default::default() });
-            let event = api::ContainerEvent { action: 0, container };
+            let event = api::ContainerEvent { container, ..Default::default() };
             record(convert::from_any(any::pack(&event)))
         };
         assert!(is_seen(&of("true"), Some(&by_label)));
