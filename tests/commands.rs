@@ -118,8 +118,7 @@ impl Side<'_> {
             }
             (_, [.., "-t", _, _, "sh"] | ["tasks", "exec", "-t", .., "sh"]) => self.shell(&args),
             _ => {
-                // It was just killed: who reaps it may take a moment.
-                if let ["tasks", "rm" | "attach", id] | ["containers", "rm", id] = args.as_slice()
+                if let ["tasks", "rm", id] | ["tasks", "attach", id] = args.as_slice()
                     && self.run(&["tasks", "ls", "-q"]).lines().contains(id)
                 {
                     status(id, "STOPPED");

@@ -96,13 +96,14 @@ fn watched(daemon: &Daemon) -> f64 {
     share * 100.0
 }
 
-/// Nanoseconds that a process has run, threads that have ended among them.
+/// Nanoseconds that all threads of a process have run.
 fn worked(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    // Behind its name: user and system time are the 12th and 13th field, in hundredths of a second.
-    let (_, rest) = stat.rsplit_once(") ").expect("a process has a name");
-    let times = rest.split(' ').skip(11).take(2);
-    times.map(|ticks| ticks.parse::<u64>().expect("a number") * 10_000_000).sum()
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let of_thread = |thread: fs::DirEntry| -> Option<u64> {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    threads.flatten().filter_map(of_thread).sum()
 }
 
 fn shim(daemon: &Daemon, name: &str) -> Pid {
