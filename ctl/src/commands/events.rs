@@ -26,14 +26,12 @@ const EXEC_START: &str = "exec_start";
 const ATTRIBUTES: [(&str, &str); 3] =
     [("exitCode", "exit_code"), ("execID", "exec_id"), ("oldName", "old_name")];
 /// Docker's words for what happens to containers, and ours.
-const ACTIONS: [(&str, &str); 5] = [
+const ACTIONS: [(&str, &str); 17] = [
     ("create", "created"),
     ("start", "started"),
     ("die", "died"),
     ("pause", "paused"),
     ("unpause", "unpaused"),
-];
-const MORE_ACTIONS: [(&str, &str); 12] = [
     ("kill", "killed"),
     ("stop", "stopped"),
     ("restart", "restarted"),
@@ -185,7 +183,7 @@ impl Filter {
 /// What is asked for, and our words for it if it happens to containers.
 fn native(wanted: &str) -> Vec<&str> {
     let mut all = vec![wanted];
-    for (docker, ours) in ACTIONS.iter().chain(&MORE_ACTIONS) {
+    for (docker, ours) in ACTIONS {
         if is(docker, wanted) || is(wanted, docker) {
             all.push(ours);
         }
@@ -240,8 +238,8 @@ impl Message {
                         attributes.insert(docker.to_owned(), value);
                     }
                 }
-                let mut all = ACTIONS.iter().chain(&MORE_ACTIONS);
-                if let Some((docker, _)) = all.find(|(_, ours)| *ours == message.action) {
+                let known = ACTIONS.iter().find(|(_, ours)| *ours == message.action);
+                if let Some((docker, _)) = known {
                     message.action = (*docker).to_owned();
                 }
                 if [EXEC_CREATE, EXEC_START].contains(&message.action.as_str()) {

@@ -160,9 +160,7 @@ impl Engine {
         live: &Live,
     ) {
         let state = live.now().state.unwrap_or_else(|| meta.state.clone());
-        let meta = Meta { state, ..meta.clone() };
-        let Staged { envelope, .. } = staged(ctx, action, container, meta);
-        self.parts.history.append(ctx, &envelope.topic, envelope.event);
+        self.append(ctx, action, container, Meta { state, ..meta.clone() }, &[]);
     }
 
     /// Tells of what is done with a container that was found.
@@ -175,7 +173,18 @@ impl Engine {
     ) {
         let state = found.live.now().state.unwrap_or_else(|| found.state.clone());
         let meta = Meta { state, ..found.meta.clone() };
-        let Staged { envelope, .. } = staged_with(ctx, action, &found.container, meta, attributes);
+        self.append(ctx, action, &found.container, meta, attributes);
+    }
+
+    fn append(
+        &self,
+        ctx: &Context,
+        action: Action,
+        container: &Container,
+        meta: Meta,
+        attributes: Attributes<'_>,
+    ) {
+        let Staged { envelope, .. } = staged_with(ctx, action, container, meta, attributes);
         self.parts.history.append(ctx, &envelope.topic, envelope.event);
     }
 
