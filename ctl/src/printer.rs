@@ -35,10 +35,7 @@ impl Printer {
     /// A printer for this process. Colours are for terminals, and not for
     /// those who set `NO_COLOR`.
     pub(crate) fn new() -> Self {
-        let variable = |name| std::env::var_os(name);
-        let (forbidden, term) = (variable("NO_COLOR"), variable("TERM"));
-        let terminal = io::stderr().is_terminal();
-        Self { colored: terminal && has_colors(forbidden.as_deref(), term.as_deref()) }
+        Self { colored: io::stderr().is_terminal() && wants_colors() }
     }
 
     /// Prints a line of data.
@@ -91,6 +88,18 @@ impl Printer {
     fn head(&self, color: &str, head: &str) -> String {
         if self.colored { format!("\x1b[1;{color}m{head}:\x1b[0m") } else { format!("{head}:") }
     }
+}
+
+/// Colours of what clap prints, by the same rule: it would make exceptions of its own, such as
+/// for every terminal where `CI` is set.
+pub(crate) fn color_choice() -> clap::ColorChoice {
+    if wants_colors() { clap::ColorChoice::Auto } else { clap::ColorChoice::Never }
+}
+
+/// Whether whoever started this process wants colours on terminals.
+fn wants_colors() -> bool {
+    let variable = |name| std::env::var_os(name);
+    has_colors(variable("NO_COLOR").as_deref(), variable("TERM").as_deref())
 }
 
 /// Whether a terminal may be written on in colours: by `NO_COLOR` (no-color.org), and by its kind.

@@ -71,14 +71,20 @@ fn colours_are_for_terminals_and_never_with_no_color() {
     for line in [&["rm", "no-b"][..], &["run", "--no-such-flag", "x"], &["run", "--help"]] {
         let command = |variables: &[(&str, &str)]| {
             let mut command = gantry(&fake, line);
-            command.env_remove("NO_COLOR").env("TERM", "xterm").envs(variables.iter().copied());
+            for own in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
+                command.env_remove(own);
+            }
+            command.env("TERM", "xterm").envs(variables.iter().copied());
             command
         };
         let colored = on_terminal(command(&[]));
         assert!(colored.contains("\x1b["), "{line:?}: {colored:?}");
         for forbidden in [("NO_COLOR", "1"), ("TERM", "dumb")] {
-            let plain = on_terminal(command(&[forbidden]));
-            assert!(!plain.contains("\x1b["), "{line:?}, {forbidden:?}: {plain:?}");
+            // Where tests run by themselves, as everywhere else.
+            for variables in [&[forbidden][..], &[forbidden, ("CI", "true")]] {
+                let plain = on_terminal(command(variables));
+                assert!(!plain.contains("\x1b["), "{line:?}, {variables:?}: {plain:?}");
+            }
         }
         let piped = output(&mut command(&[]));
         let said = [text(&piped.stdout), text(&piped.stderr)].concat();
