@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use gantry_core::Namespace;
@@ -19,6 +21,8 @@ use super::parse;
 const FILES: u64 = 8;
 /// Bytes of the longest file.
 const LONGEST: usize = 1 << 20;
+/// Containers that are worth a thread of their own to look at them.
+const SHARE: usize = 32;
 /// A network without devices is looked at once in so many times: they may come later.
 const SELDOM: u32 = 10;
 
@@ -58,7 +62,6 @@ pub(super) struct Meters {
     open: HashMap<(Namespace, String), Meter>,
     /// So many containers' files may stay open: the daemon needs descriptors for more than this.
     room: usize,
-    buffer: Vec<u8>,
 }
 
 impl Meters {
@@ -70,7 +73,6 @@ impl Meters {
             machine_memory: crate::system::machine_memory(),
             open: HashMap::new(),
             room: usize::try_from(files / 4 / FILES).unwrap_or(usize::MAX),
-            buffer: vec![0; 16 << 10],
         }
     }
 
@@ -78,15 +80,22 @@ impl Meters {
     /// calls a container, none of which waits for anything.
     pub(super) fn read(&mut self, targets: &[Target]) -> Readings {
         let mut before = std::mem::take(&mut self.open);
+        let mut looks: Vec<_> = targets
+            .iter()
+            .map(|target| {
+                let key = (target.namespace.clone(), target.id.clone());
+                let meter = before.remove(&key).filter(|meter| meter.pid == target.pid);
+                Look { target, key, meter, reading: None }
+            })
+            .collect();
+        drop(before);
+        // Opening takes most of the time, and goes as fast on each processor.
+        let (kept, others) = looks.split_at_mut(self.room.min(targets.len()));
+        self.look_at(kept, true);
+        self.look_at(others, false);
         let mut readings = Readings::new();
-        for target in targets {
-            let key = (target.namespace.clone(), target.id.clone());
-            let known = before.remove(&key).filter(|meter| meter.pid == target.pid);
-            let mut meter = known.or_else(|| Meter::open(self, target));
-            let reading = meter.as_mut().and_then(|meter| self.measure(meter));
-            if let Some(meter) = meter.filter(|_| reading.is_some())
-                && self.open.len() < self.room
-            {
+        for Look { target, key, meter, reading } in looks {
+            if let Some(meter) = meter.filter(|_| reading.is_some()) {
                 self.open.insert(key, meter);
             }
             let of_namespace = readings.entry(target.namespace.clone()).or_default();
@@ -95,40 +104,53 @@ impl Meters {
         readings
     }
 
-    fn measure(&mut self, meter: &mut Meter) -> Option<Reading> {
-        let buffer = &mut self.buffer;
-        let at = Instant::now();
-        let cpu = meter.cpu.as_ref().and_then(|cpu| cpu_nanos(cpu, buffer));
-        let memory = meter.memory.as_ref().and_then(|memory| memory.read(buffer));
-        // Of a cgroup that has gone, none can be read.
-        if cpu.is_none() && memory.is_none() {
-            return None;
-        }
-        let (used, limit) = memory.unwrap_or((0, u64::MAX));
-        let block = meter.block.as_ref().and_then(|(version, file)| {
-            let text = text(file, buffer)?;
-            Some(if *version == Version::V1 { parse::blkio(text) } else { parse::io(text) })
+    /// Looks at some, side by side when they are many. Their files stay open when `keep`.
+    fn look_at(&self, looks: &mut [Look<'_>], keep: bool) {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let share = looks.len().div_ceil(threads).max(SHARE);
+        let work = |looks: &mut [Look<'_>]| {
+            let mut buffer = vec![0; 16 << 10];
+            for look in looks {
+                look.take(self, &mut buffer);
+                look.meter.take_if(|_| !keep);
+            }
+        };
+        thread::scope(|scope| {
+            let mut shares = looks.chunks_mut(share);
+            let own = shares.next();
+            for other in shares {
+                scope.spawn(|| work(other));
+            }
+            own.map(work)
         });
-        let pids = meter.pids.as_ref().and_then(|file| parse::number(text(file, buffer)?));
-        Some(Reading {
-            at,
-            pid: meter.pid,
-            cpu_nanos: cpu.unwrap_or(0),
-            memory: used,
-            memory_limit: limit.min(self.machine_memory),
-            network: meter.network(),
-            block: block.unwrap_or_default(),
-            pids: pids.unwrap_or(0),
-        })
+    }
+}
+
+/// One container that is being looked at.
+struct Look<'a> {
+    target: &'a Target,
+    key: (Namespace, String),
+    meter: Option<Meter>,
+    reading: Option<Reading>,
+}
+
+impl Look<'_> {
+    fn take(&mut self, meters: &Meters, buffer: &mut Vec<u8>) {
+        if self.meter.is_none() {
+            self.meter = Meter::open(meters, self.target, buffer);
+        }
+        let meter = self.meter.as_mut();
+        self.reading = meter.and_then(|meter| meter.measure(meters.machine_memory, buffer));
     }
 }
 
 /// Nanoseconds of processors that a container has used, as [`Reading`] has them, by a look at
 /// that alone.
 pub(crate) fn cpu_of(hierarchies: &Hierarchies, id: &str, pid: u32) -> Option<u64> {
+    let mut buffer = vec![0; 4 << 10];
     let process = File::open(format!("/proc/{pid}")).ok()?;
-    let memberships = below(&process, "cgroup")?;
-    cpu_nanos(&open_cpu(hierarchies, &memberships, id)?, &mut vec![0; 4 << 10])
+    let memberships = below(&process, "cgroup", &mut buffer)?.to_owned();
+    cpu_nanos(&open_cpu(hierarchies, &memberships, id)?, &mut buffer)
 }
 
 /// The files of one container.
@@ -157,11 +179,11 @@ struct Memory {
 }
 
 impl Meter {
-    fn open(meters: &Meters, target: &Target) -> Option<Self> {
+    fn open(meters: &Meters, target: &Target, buffer: &mut Vec<u8>) -> Option<Self> {
         let (hierarchies, pid, id) = (&meters.hierarchies, target.pid, target.id.as_str());
         let process = File::open(format!("/proc/{pid}")).ok()?;
-        let memberships = below(&process, "cgroup")?;
-        let directory = |controller| hierarchies.directory(controller, &memberships, id);
+        let memberships = below(&process, "cgroup", buffer)?;
+        let directory = |controller| hierarchies.directory(controller, memberships, id);
         let block = match directory("blkio") {
             Some((version, dir)) => [
                 "blkio.throttle.io_service_bytes_recursive",
@@ -176,7 +198,7 @@ impl Meter {
         let network = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap_or_default();
         Some(Self {
             pid,
-            cpu: open_cpu(hierarchies, &memberships, id),
+            cpu: open_cpu(hierarchies, memberships, id),
             memory: directory("memory").and_then(|(version, dir)| Memory::open(version, &dir)),
             block,
             pids: directory("pids").and_then(|(_, dir)| open(&dir, "pids.current")),
@@ -186,14 +208,40 @@ impl Meter {
         })
     }
 
+    fn measure(&mut self, machine_memory: u64, buffer: &mut Vec<u8>) -> Option<Reading> {
+        let at = Instant::now();
+        let cpu = self.cpu.as_ref().and_then(|cpu| cpu_nanos(cpu, buffer));
+        let memory = self.memory.as_ref().and_then(|memory| memory.read(buffer));
+        // Of a cgroup that has gone, none can be read.
+        if cpu.is_none() && memory.is_none() {
+            return None;
+        }
+        let (used, limit) = memory.unwrap_or((0, u64::MAX));
+        let block = self.block.as_ref().and_then(|(version, file)| {
+            let text = text(file, buffer)?;
+            Some(if *version == Version::V1 { parse::blkio(text) } else { parse::io(text) })
+        });
+        let pids = self.pids.as_ref().and_then(|file| parse::number(text(file, buffer)?));
+        Some(Reading {
+            at,
+            pid: self.pid,
+            cpu_nanos: cpu.unwrap_or(0),
+            memory: used,
+            memory_limit: limit.min(machine_memory),
+            network: self.network(buffer),
+            block: block.unwrap_or_default(),
+            pids: pids.unwrap_or(0),
+        })
+    }
+
     /// Bytes received and sent. An open file of these would keep the network alive, with its
     /// devices, after the container has ended: it is opened each time.
-    fn network(&mut self) -> (u64, u64) {
+    fn network(&mut self, buffer: &mut Vec<u8>) -> (u64, u64) {
         if !self.networked || self.skip > 0 {
             self.skip = self.skip.saturating_sub(1);
             return (0, 0);
         }
-        let counters = below(&self.process, "net/dev").and_then(|text| parse::network(&text));
+        let counters = below(&self.process, "net/dev", buffer).and_then(parse::network);
         if counters.is_none() {
             self.skip = SELDOM - 1;
         }
@@ -269,9 +317,9 @@ fn text<'a>(file: &File, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
 }
 
 /// All of a file below an open directory.
-fn below(directory: &File, name: &str) -> Option<String> {
+fn below<'a>(directory: &File, name: &str, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
     let file = openat(directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    std::io::read_to_string(File::from(file)).ok()
+    text(&File::from(file), buffer)
 }
 
 #[cfg(test)]

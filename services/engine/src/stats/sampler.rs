@@ -88,16 +88,6 @@ struct Wish {
     found: Option<Arc<Sample>>,
 }
 
-/// What is to be done next.
-enum Next {
-    /// A sample.
-    Sample(Instant),
-    /// Nothing for now.
-    Nothing,
-    /// Nobody is left.
-    End,
-}
-
 impl Sampler {
     /// Measures the first processes of these tasks.
     pub(crate) fn new(tasks: Arc<dyn Tasks>) -> Self {
@@ -192,14 +182,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Next {
+    /// When the next sample is wanted.
+    fn due(&self) -> Option<Instant> {
+        self.state().wishes.values().filter_map(|wish| wish.at).min()
+    }
+
+    /// Whether nobody is left: whoever comes from now on starts the work anew.
+    fn ends(&self) -> bool {
         let mut state = self.state();
-        if state.wishes.is_empty() {
-            state.working = false;
-            return Next::End;
-        }
-        let due = state.wishes.values().filter_map(|wish| wish.at).min();
-        due.map_or(Next::Nothing, Next::Sample)
+        state.working = !state.wishes.is_empty();
+        !state.working
     }
 
     /// The sample that a subscriber wanted, once it is taken.
@@ -276,20 +268,18 @@ fn runs(task: &Process) -> bool {
     status && task.pid > 0
 }
 
-/// Takes samples until nobody wants any.
+/// Takes samples until nobody wants any, and a little longer: whoever asks once may ask again.
 async fn work(shared: Arc<Shared>) {
-    let mut meters = None;
+    let mut meters: Option<Meters> = None;
     loop {
-        let now = Instant::now();
-        let due = match shared.next() {
-            Next::End => return,
-            Next::Sample(due) if due <= now => {
-                meters = shared.sample(meters).await;
-                continue;
-            }
-            Next::Sample(due) => Some(due),
-            Next::Nothing => None,
-        };
+        let (now, due) = (Instant::now(), shared.due());
+        if due.is_some_and(|due| due <= now) {
+            meters = shared.sample(meters).await;
+            continue;
+        }
+        if meters.is_none() && shared.ends() {
+            return;
+        }
         let kept = meters.is_some().then_some(now + KEEP);
         let wake = due.into_iter().chain(kept).min();
         tokio::select! {
@@ -297,6 +287,8 @@ async fn work(shared: Arc<Shared>) {
             () = until(wake) => {}
         }
         if wake != due {
+            // To close takes as long as to open.
+            tokio::task::spawn_blocking(|| drop(meters));
             meters = None;
         }
     }
@@ -323,13 +315,13 @@ mod tests {
         Namespace::new("default").unwrap()
     }
 
-    /// Waits for what another task does at once.
+    /// Waits for what another task does.
     async fn soon(mut done: impl FnMut() -> bool) {
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             if done() {
                 return;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("it does not happen");
     }
