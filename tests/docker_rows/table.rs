@@ -262,7 +262,7 @@ const MEMORY: Differs = Differs::Fields {
     why: "limits of the kernel's memory went with Docker 23",
 };
 
-const INSPECT: [Row; 21] = [
+const INSPECT: [Row; 22] = [
     row("inspect web", Fields).but(MEMORY),
     row("inspect -s db", Fields).but(MEMORY),
     row("inspect no", Fields).but(MEMORY),
@@ -277,7 +277,9 @@ const INSPECT: [Row; 21] = [
     ),
     row("inspect --format '{{.NetworkSettings.IPAddress}}' web", Text("")),
     row("inspect --format '{{json .HostConfig.PortBindings}}' web", Json),
-    row("inspect --format '{{json .Config.Env}}' db", Json),
+    row("inspect --format '{{json .Config.Env}}' web", Json),
+    // Docker's client gives the variables of a command line in any order.
+    row("inspect --format '{{range .Config.Env}}{{println .}}{{end}}' db", Lines),
     row("inspect --format '{{json .Config.Cmd}}' web", Json),
     row("inspect --format '{{json .HostConfig.Binds}}' db", Json),
     row("inspect --format '{{json .Config.Volumes}}' db", Json),
