@@ -82,9 +82,10 @@ impl Pool {
         }
     }
 
-    /// The moment has come to make up for what was taken.
+    /// The moment has come to make up for what was taken. Says nothing to whoever
+    /// waits later: that would be in the middle of the next start.
     pub(crate) fn refill(&self) {
-        self.shared.refill.notify_one();
+        self.shared.refill.notify_waiters();
     }
 
     fn take(&self) -> Option<Ready> {
@@ -184,6 +185,30 @@ mod tests {
     use super::*;
     use crate::runtime::Program;
     use gantry_core::Namespace;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_is_made_when_the_container_that_took_the_last_is_gone() {
+        let config = TaskConfig { shim_path: "/bin/true".into(), warm: 1, ..TaskConfig::default() };
+        let pool = Pool::start(Arc::new(config));
+        let ready = || pool.shared.lock().len();
+        // Time stands still, so only what is said moves the filler.
+        let settled = || async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        settled().await;
+        assert_eq!(ready(), 1);
+        // Nobody waits for it: the next start is not to hear of it.
+        pool.refill();
+        assert!(pool.shared.lock().pop_front().is_some());
+        pool.shared.taken.notify_one();
+        settled().await;
+        assert_eq!(ready(), 0, "made beside the container that took one");
+        pool.refill();
+        settled().await;
+        assert_eq!(ready(), 1);
+    }
 
     /// Needs root, and our own shim beside the tests' directory.
     #[tokio::test]
