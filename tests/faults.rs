@@ -139,16 +139,16 @@ impl Life {
         let ctr = |args: &[&str]| check(self.ctr(args));
         gantry(&["pull", "-q", image])?;
         let none = ["--network", "none"];
-        let kept = [&["create", "--rm", "--name", "c2"], &none[..], &[image, "sleep", "600"]];
+        let kept = [&["create", "--rm", "--name", "two"], &none[..], &[image, "sleep", "600"]];
         gantry(&kept.concat())?;
-        gantry(&["start", "c2"])?;
-        gantry(&["rm", "-f", "c2"])?;
-        let flags = ["--name", "c1", "-v", "/data"];
+        gantry(&["start", "two"])?;
+        gantry(&["rm", "-f", "two"])?;
+        let flags = ["--name", "one", "-v", "/data"];
         gantry(&[&["run", "-d"], &flags[..], &none, &[image, "sleep", "600"]].concat())?;
-        gantry(&["exec", "c1", "true"])?;
-        gantry(&["stop", "-t", "0", "c1"])?;
-        gantry(&["start", "c1"])?;
-        gantry(&["rm", "-f", "-v", "c1"])?;
+        gantry(&["exec", "one", "true"])?;
+        gantry(&["stop", "-t", "0", "one"])?;
+        gantry(&["start", "one"])?;
+        gantry(&["rm", "-f", "-v", "one"])?;
         gantry(&[&["run", "--rm"], &none[..], &[image, "true"]].concat())?;
         ctr(&["images", "pull", "--plain-http", image])?;
         ctr(&["run", "-d", image, "t", "sleep", "600"])?;
@@ -162,7 +162,7 @@ impl Life {
 
     /// Takes away what a first try may have made.
     fn tidy(&self) {
-        self.daemon.gantry(&["rm", "-f", "-v", "c1", "c2"]);
+        self.daemon.gantry(&["rm", "-f", "-v", "one", "two"]);
         self.ctr(&["tasks", "rm", "-f", "t"]);
         self.ctr(&["containers", "rm", "t"]);
         // It made that first.
@@ -185,9 +185,9 @@ impl Life {
         self.daemon.kill();
         self.daemon.set_env(Vec::new());
         self.daemon.try_restart()?;
-        if self.daemon.gantry(&["inspect", "c2"]).code == 0 {
+        if self.daemon.gantry(&["inspect", "two"]).code == 0 {
             // It is the same container that the second try is about.
-            let started = self.daemon.gantry(&["start", "c2"]);
+            let started = self.daemon.gantry(&["start", "two"]);
             if started.code != 0 {
                 return Err(format!("the second start: {started:?}"));
             }
