@@ -198,7 +198,7 @@ fn containers_start_behind_those_that_they_need() {
     detached(&daemon, &["--name", "db", always[0], always[1]], &SLEEP);
     detached(&daemon, &["--name", "web", "--after", "db", always[0], always[1]], &SLEEP);
     refused(
-        &daemon.gantry(&["create", "--after", "nope", &daemon.busybox(), "true"]),
+        &daemon.gantry(&["create", "--network=none", "--after", "nope", &daemon.busybox(), "true"]),
         1,
         "No such container: nope",
     );

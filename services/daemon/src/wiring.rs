@@ -27,6 +27,7 @@ use gantry_metadata::{
     ContainerService, GarbageCollector, GuardedDatabase, ImageRecords, LeaseService,
     NamespaceService, RocksDatabase, SandboxService,
 };
+use gantry_networks::LocalNetworks;
 use gantry_tasks::{TaskConfig, TaskManager};
 use gantry_volumes::LocalVolumes;
 
@@ -110,6 +111,11 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     let mounts: Arc<dyn MountManager> = Arc::new(gantry_mounts::Manager::open(mounts).await?);
     let volumes: Arc<dyn Volumes> =
         Arc::new(LocalVolumes::open(&config.root, Arc::clone(&database))?);
+    let networks = {
+        let (database, networks) =
+            (Arc::clone(&database), config.networks.made(config.state.clone()));
+        Arc::new(db::blocking(move || LocalNetworks::open(networks, database)).await?)
+    };
     let collector = Arc::new(GarbageCollector::new(
         guarded,
         Arc::clone(&content),
@@ -175,6 +181,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         snapshotters: snapshotters.clone(),
         volumes: Arc::clone(&volumes),
         differ: Arc::clone(&differ),
+        networks: Arc::clone(&networks) as _,
+        endpoints: networks,
         tasks: Arc::clone(&tasks) as _,
         events: Arc::clone(&events),
         history: Arc::clone(&history),
