@@ -16,8 +16,8 @@ STATIC = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" LI
 
 # Debian packages: to build; to run the tests; to run the emulated guest.
 BUILD_PACKAGES := gcc g++ make pkg-config libclang-dev libseccomp-dev
-DEMO_PACKAGES := ca-certificates debootstrap docker-registry skopeo umoci
-TEST_PACKAGES := $(DEMO_PACKAGES) busybox containerd runc docker.io tini procps iproute2 nftables iperf3
+DEMO_PACKAGES := ca-certificates debootstrap docker-registry iproute2 skopeo umoci
+TEST_PACKAGES := $(DEMO_PACKAGES) busybox containerd runc docker.io tini procps nftables iperf3
 GUEST_PACKAGES := qemu-system-x86 cpio e2fsprogs kmod
 
 .PHONY: help

@@ -20,7 +20,7 @@ const fn no_such(said: &'static str) -> Differs {
     Differs::Instead(Refused(&[1], said), "clients had words of their own before Docker 25")
 }
 
-pub(super) const NETWORKS: [Row; 30] = [
+pub(super) const NETWORKS: [Row; 32] = [
     row("network ls", Table(LS)),
     row("network ls --format '{{.Name}} {{.Driver}} {{.Scope}}'", Same),
     row("network create app-net", Ids(64)),
@@ -51,6 +51,8 @@ pub(super) const NETWORKS: [Row; 30] = [
     row("network disconnect other store", Refused(&[1], "is not connected to")),
     row("run --rm --network container:store {busybox} ip address show eth0", Says(&["inet "])),
     row("run --rm --network nope {busybox} true", Refused(&[125], "network nope not found")),
+    row("network disconnect app-net store", Text("")),
+    row("inspect --format '{{.HostConfig.NetworkMode}}' store", Text("app-net")),
     row("rm -f store", Text("store")),
     row("network rm other", Text("other")),
     row("network prune -f", Says(&["Deleted Networks:", "app-net"])),

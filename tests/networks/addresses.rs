@@ -87,7 +87,7 @@ fn subnets_that_are_asked_for() {
         ("--subnet 10.71.0.0/24 --gateway 10.72.0.1", "10.72.0.1"),
         ("--subnet 10.71.0.0/24 --ip-range 10.72.0.0/24", "10.72.0.0/24"),
         ("--subnet 10.71.0.0/24 --subnet 10.72.0.0/24", "subnet"),
-        ("--gateway 10.71.0.1", "10.71.0.1"),
+        ("--gateway 10.71.0.1", "corresponding subnet"),
         ("-o nope=1", "nope"),
         ("-o com.docker.network.driver.mtu=x", "mtu"),
         ("-o com.docker.network.bridge.name=up0", "up0"),

@@ -1,5 +1,7 @@
 //! Which rule decides whether packets to a port get in, and what opens the way.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use gantry_tests::Host;
 use gantry_tests::peers::{Server, ask_tcp};
 use serde_json::Value;
@@ -92,7 +94,7 @@ fn a_port_that_is_open_says_so() {
 fn chains_of_others_are_named_and_the_remedy_works() {
     for (what, lines) in OTHERS {
         let place = Place::new();
-        let _web = place.server("web", 80, "-p 8080:80 -p 8080:80/udp");
+        let _web = place.server("web", 80, "-p 0.0.0.0:8080:80 -p 0.0.0.0:8080:80/udp");
         let (host, outside) = (place.host.inside(), place.host.outside());
         reached(outside, (Host::V4, 8080), "web");
         for line in lines {
@@ -114,6 +116,28 @@ fn chains_of_others_are_named_and_the_remedy_works() {
         let text = place.ok("port explain 8080");
         assert!(text.contains("Packets from outside get in."), "{what}: {text}");
     }
+}
+
+#[test]
+fn ipv4_and_ipv6_are_told_apart() {
+    let place = Place::new();
+    // Its network has no IPv6: a shim carries that, past the chains of what is forwarded.
+    let _web = place.server("web", 80, "-p 8080:80 -p 8080:80/udp");
+    let (host, outside) = (place.host.inside(), place.host.outside());
+    for line in OTHERS[0].1 {
+        host.run(&format!("nft {line}"));
+    }
+    unreachable(outside, (Host::V4, 8080));
+    reached(outside, (Host::V6, 8080), "web");
+    let told = explained(&place, "8080");
+    assert_eq!(told["Reachable"], true, "{told}");
+    let reasons: Vec<_> = closed(&told).iter().map(|chain| &chain["Reason"]).collect();
+    assert_eq!(reasons, ["IPv4: policy drop"]);
+    let text = place.ok("port explain 8080");
+    assert!(text.contains("Packets from outside get in by one of IPv4 and IPv6"), "{text}");
+    host.run("nft add rule inet gantry host-input-policy ct original proto-dst 8080 drop");
+    unreachable(outside, (Host::V6, 8080));
+    assert_eq!(explained(&place, "8080")["Reachable"], false);
 }
 
 #[test]
@@ -173,9 +197,19 @@ fn programs_of_the_host_and_nobody() {
     let listener = told["Listener"].as_str().expect("a listener");
     assert!(listener.contains(&format!("(pid {})", std::process::id())), "{listener}");
     assert_eq!(told["Reachable"], true, "{told}");
-    // It is the chains of the input hook that decide there.
     let host = place.host.inside();
+    // Who listens for the host alone hears nobody outside.
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 9001));
+    let _local = Server::tcp_on(host, &[loopback], "local");
+    let told = explained(&place, "9001");
+    assert_eq!(told["Reachable"], false, "{told}");
+    assert_eq!(told["Listener"], "", "{told}");
+    // It is the chains of the input hook that decide there.
     host.run("nft add table inet other");
+    host.run("nft add chain inet other in { type filter hook input priority 0 ; }");
+    host.run("nft add rule inet other in ip saddr 198.51.100.7 drop");
+    let text = place.ok("port explain 9000");
+    assert!(text.contains("Packets from outside may get in"), "{text}");
     host.run("nft add chain inet other in { type filter hook input priority 0 ; policy drop ; }");
     let told = explained(&place, "9000");
     assert_eq!(told["Reachable"], false, "{told}");

@@ -6,6 +6,7 @@ use gantry_tests::names::{Record, reverse};
 use gantry_tests::peers::{Client, Server, ask_tcp};
 use gantry_tests::{Host, Namespace};
 
+use super::kills::look_up_over_kills;
 use super::{Place, lookup, reached, unreachable, within};
 
 /// What a network has.
@@ -171,6 +172,24 @@ impl Pair {
         place.ok("network rm second");
     }
 
+    fn an_internal_one_leads_nowhere(&self) {
+        let place = &self.place;
+        place.ok(&format!("network create --internal {} closed", self.families.flags()));
+        let db = place.server("db", 80, "--network closed");
+        let shut = place.sleeper("shut", "--network closed");
+        for address in place.addresses("db", "closed") {
+            reached(&shut, (address, 80), "db");
+            unreachable(&self.app, (address, 80));
+        }
+        let _far = Server::tcp(place.host.outside(), 9000, "far");
+        for to in self.families.of(Host::FAR_V4, Host::FAR_V6) {
+            assert!(ask_tcp(&shut, (to, 9000).into()).is_err(), "{to}");
+        }
+        drop(db);
+        place.ok("rm -f db shut");
+        place.ok("network rm closed");
+    }
+
     fn record(&self) -> Record {
         if self.families.v4 { Record::A } else { Record::Aaaa }
     }
@@ -187,6 +206,9 @@ impl Pair {
         self.place.daemon.restart();
         self.ports_are_published();
         self.containers_reach_each_other();
+        let names: Vec<_> = self.addresses().into_iter().map(|at| ("www", at)).collect();
+        let (count, failed) = look_up_over_kills(&mut self.place.daemon, 1, &self.app, &names);
+        assert!(count > 0 && failed.is_empty(), "of {count}: {failed:#?}");
     }
 
     fn containers_have_names(&self) {
@@ -200,6 +222,7 @@ impl Pair {
         self.the_way_out_is_open();
         self.ports_come_and_go();
         self.networks_come_and_go();
+        self.an_internal_one_leads_nowhere();
         self.survives();
         let before = self.addresses();
         self.place.ok("rm -f web app");

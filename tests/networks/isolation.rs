@@ -36,6 +36,10 @@ fn an_internal_network_leads_nowhere() {
     let db = place.server("db", 80, "--network closed -p 8080:80 -p 8080:80/udp");
     let app = place.sleeper("app", "--network closed");
     let plain = place.sleeper("plain", "");
+    // IPv4 is translated, IPv6 is carried by its shim.
+    let _open = place.server("open", 80, "-p 8081:80 -p 8081:80/udp");
+    place.ok("network create app-net");
+    let other = place.sleeper("other", "--network app-net");
     let _outside = Server::tcp(place.host.outside(), 9000, "outside");
     for address in place.addresses("db", "closed") {
         reached(&app, (address, 80), "db");
@@ -46,6 +50,10 @@ fn an_internal_network_leads_nowhere() {
     }
     for address in Host::addresses() {
         unreachable(place.host.outside(), (address, 8080));
+        reached(&other, (address, 8081), "open");
+    }
+    for address in place.addresses("app", "closed") {
+        unreachable(&app, (first_of(address), 8081));
     }
     for far in [IpAddr::from(Host::OUTSIDE_V4), Host::OUTSIDE_V6.into(), Host::FAR_V4.into()] {
         assert!(ask_tcp(&app, (far, 9000).into()).is_err(), "{far}");
@@ -57,11 +65,18 @@ fn an_internal_network_leads_nowhere() {
     drop(db);
 }
 
-/// The first address of the /24 of one.
+/// The first address of the /24 of one, or of its /64.
 fn first_of(address: IpAddr) -> IpAddr {
-    let IpAddr::V4(address) = address else { unreachable!("it is of IPv4") };
-    let [a, b, c, _] = address.octets();
-    [a, b, c, 1].into()
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            [a, b, c, 1].into()
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            [a, b, c, d, 0, 0, 0, 1].into()
+        }
+    }
 }
 
 #[test]
@@ -113,10 +128,19 @@ fn an_administrator_has_the_last_word_on_published_ports() {
     let flags = "-p 8080:80 -p 8080:80/udp -p 8081:80 -p 8081:80/udp";
     let _web = place.server("web", 80, flags);
     let host = Arc::clone(&place.host);
-    reached(host.outside(), (Host::V4, 8080), "web");
+    // IPv4 is translated, IPv6 is carried by its shim.
+    let all = || {
+        for address in Host::addresses() {
+            reached(host.outside(), (address, 8080), "web");
+        }
+    };
+    all();
     let only_8081 = |when: &str| {
-        assert!(ask_tcp(host.outside(), (Host::V4, 8080).into()).is_err(), "{when}");
-        reached(host.outside(), (Host::V4, 8081), "web");
+        for address in Host::addresses() {
+            let asked = ask_tcp(host.outside(), (address, 8080).into());
+            assert!(asked.is_err(), "{when}: {address}");
+            reached(host.outside(), (address, 8081), "web");
+        }
     };
     // The chain that is there for it sees the port that was asked for.
     let rule = "iifname up0 meta l4proto { tcp, udp } ct original proto-dst 8080 drop";
@@ -128,11 +152,27 @@ fn an_administrator_has_the_last_word_on_published_ports() {
     place.daemon.restart();
     only_8081("after a restart");
     host.inside().run("nft flush chain inet gantry host-input-policy");
-    reached(host.outside(), (Host::V4, 8080), "web");
-    // And so does a chain of the administrator's own.
+    all();
+    // And so do chains of the administrator's own.
     host.inside().run("nft add table inet admin");
-    let chain = "{ type filter hook forward priority -10 ; }";
-    host.inside().run(&format!("nft add chain inet admin forward {chain}"));
-    host.inside().run(&format!("nft add rule inet admin forward {rule}"));
+    for hook in ["forward", "input"] {
+        let chain = format!("{hook} {{ type filter hook {hook} priority -10 ; }}");
+        host.inside().run(&format!("nft add chain inet admin {chain}"));
+        host.inside().run(&format!("nft add rule inet admin {hook} {rule}"));
+    }
     only_8081("with a table of its own");
+}
+
+#[test]
+fn a_network_that_is_routed_to_answers_pings() {
+    let place = Place::new();
+    let mode = |kind: u8| format!("-o com.docker.network.bridge.gateway_mode_ipv{kind}=routed");
+    place.ok(&format!("network create {} {} routed", mode(4), mode(6)));
+    place.ok("network create app-net");
+    let _web = place.server("web", 80, "--network routed");
+    let app = place.sleeper("app", "--network app-net");
+    for address in place.addresses("web", "routed") {
+        place.shell("app", &format!("ping -c 1 -W 2 {address}"));
+        unreachable(&app, (address, 80));
+    }
 }

@@ -1,14 +1,14 @@
 //! The daemon is killed, and nothing in the networks notices.
 
-use std::net::IpAddr;
-use std::sync::Mutex;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gantry_tests::names::{Nameserver, Record, ask, ask_by_tcp};
 use gantry_tests::peers::Client;
-use gantry_tests::{Host, Namespace, wait_for};
+use gantry_tests::{Daemon, Host, Namespace, Options, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,14 +20,40 @@ const PACE: Duration = Duration::from_millis(10);
 /// However it goes, it ends then.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// The point before a shim gets what the daemon has changed.
+const HAND_OVER: &str = "hand a shim what it serves, before";
+
+/// A place whose daemon can be told where to die.
+fn mortal() -> Place {
+    let host = Host::with_registry();
+    let program = Some("gantryd-failpoints".to_owned());
+    let daemon =
+        Daemon::with(Options { program, host: Some(Arc::clone(&host)), ..Options::default() });
+    let image = daemon.busybox();
+    Place { daemon, host, image }
+}
+
+/// Has the daemon die at a point while it does what a line says, and starts it again.
+#[track_caller]
+fn cut(place: &mut Place, point: &str, line: &str) {
+    place.daemon.kill();
+    place.daemon.set_env(vec![("GANTRY_FAULT".to_owned(), point.to_owned())]);
+    place.daemon.restart();
+    assert_ne!(place.gantry(line).code, 0, "{line}: the daemon lives on");
+    place.daemon.kill();
+    place.daemon.set_env(Vec::new());
+    place.daemon.restart();
+}
+
 /// Looks names up until it is told to end; how often, and what failed.
 fn look_up(at: &Namespace, names: &[(&str, IpAddr)], over: &AtomicBool) -> (usize, Vec<String>) {
     let (count, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let one = |name: &str, wanted: IpAddr, by_tcp: bool| {
         let begin = Instant::now();
+        let record = if wanted.is_ipv4() { Record::A } else { Record::Aaaa };
         let told = match by_tcp {
-            true => ask_by_tcp(resolver(), name, Record::A),
-            false => ask(resolver(), name, Record::A),
+            true => ask_by_tcp(resolver(), name, record),
+            false => ask(resolver(), name, record),
         };
         if !told.as_ref().is_ok_and(|told| told.addresses == [wanted]) {
             let why = format!("{name} after {:?}: {told:?}", begin.elapsed());
@@ -52,32 +78,43 @@ fn look_up(at: &Namespace, names: &[(&str, IpAddr)], over: &AtomicBool) -> (usiz
     (count.into_inner(), failed.into_inner().expect("no panic while held"))
 }
 
-#[test]
-fn a_hundred_lookups_a_second_over_five_kills() {
-    let mut place = Place::new();
-    let www: IpAddr = [203, 0, 113, 1].into();
-    let upstream = Host::OUTSIDE_V4.into();
-    let _names =
-        Nameserver::start(place.host.outside(), upstream, &[("www.example.org", &[www][..])]);
-    place.ok("network create app-net");
-    place.sleeper("db", "--network app-net --network-alias store");
-    let app = place.sleeper("app", "--network app-net");
-    let db = place.v4("db", "app-net");
-    let names = [("db", db), ("store", db), ("www.example.org", www)];
+/// Looks names up while the daemon is killed so often; how often, and what failed.
+pub(super) fn look_up_over_kills(
+    daemon: &mut Daemon,
+    kills: usize,
+    at: &Namespace,
+    names: &[(&str, IpAddr)],
+) -> (usize, Vec<String>) {
     let over = AtomicBool::new(false);
-    let begin = Instant::now();
-    let (count, failed) = thread::scope(|scope| {
-        let client = scope.spawn(|| look_up(&app, &names, &over));
-        for _ in 0..KILLS {
+    thread::scope(|scope| {
+        let client = scope.spawn(|| look_up(at, names, &over));
+        for _ in 0..kills {
             thread::sleep(Duration::from_millis(300));
-            place.daemon.kill();
+            daemon.kill();
             thread::sleep(Duration::from_millis(400));
-            place.daemon.restart();
+            daemon.restart();
         }
         thread::sleep(Duration::from_millis(500));
         over.store(true, Ordering::SeqCst);
         client.join().expect("the client does not panic")
-    });
+    })
+}
+
+#[test]
+fn a_hundred_lookups_a_second_over_five_kills() {
+    let mut place = Place::new();
+    let www: [IpAddr; 2] = [[203, 0, 113, 1].into(), "2001:db8:9::1".parse().expect("an address")];
+    let upstream = Host::OUTSIDE_V4.into();
+    let _names =
+        Nameserver::start(place.host.outside(), upstream, &[("www.example.org", &www[..])]);
+    place.ok("network create app-net");
+    place.sleeper("db", "--network app-net --network-alias store");
+    let app = place.sleeper("app", "--network app-net");
+    let (v4, v6) = (place.v4("db", "app-net"), place.v6("db", "app-net"));
+    let [www_v4, www_v6] = www.map(|address| ("www.example.org", address));
+    let names = [("db", v4), ("db", v6), ("store", v6), ("store", v4), www_v4, www_v6];
+    let begin = Instant::now();
+    let (count, failed) = look_up_over_kills(&mut place.daemon, KILLS, &app, &names);
     let taken = begin.elapsed();
     assert!(failed.is_empty(), "{} of {count} failed: {failed:#?}", failed.len());
     let wanted = (taken.as_secs_f64() * 100.0) as usize;
@@ -128,6 +165,81 @@ fn traffic_goes_on_while_the_daemon_is_away() {
     place.ok("rm -f web db");
     place.ok("network rm app-net");
     place.daemon.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_starts_beside_a_stuck_shim() {
+    let mut place = Place::new();
+    place.ok("network create app-net");
+    let _web = place.server("web", 80, "--network app-net -p 8080:80 -p 8080:80/udp");
+    let status = format!("/proc/{}/status", place.pid("web"));
+    let status = std::fs::read_to_string(status).expect("it runs");
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+    let shim = Pid::from_raw(shim.trim().parse().expect("a process"));
+    place.daemon.kill();
+    kill(shim, Signal::SIGSTOP).expect("stop the shim");
+    let before = place.daemon.log().len();
+    place.daemon.restart();
+    // That is said when the shim is given up.
+    let waited = place.daemon.log()[before..].contains("it takes too long");
+    place.ok("run --rm --network app-net {image} true");
+    reached(place.host.outside(), (Host::V4, 8080), "web");
+    kill(shim, Signal::SIGCONT).expect("let it go on");
+    assert!(!waited, "the daemon serves before that");
+    // Who wants the container waits for it.
+    place.ok("port rm web 8080:80 8080:80/udp");
+    for address in Host::addresses() {
+        unreachable(place.host.outside(), (address, 8080));
+    }
+}
+
+#[test]
+fn shims_hear_of_what_a_killed_daemon_has_changed() {
+    let mut place = mortal();
+    place.ok("network create one");
+    place.ok("network create two");
+    let ports = "-p 8080:80 -p 8080:80/udp -p 8081:80 -p 8081:80/udp";
+    let web = place.server("web", 80, &format!("--network one --network two {ports}"));
+    // The shim carries these.
+    let relayed = |port: u16| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    reached(place.host.inside(), relayed(8080), "web");
+    cut(&mut place, HAND_OVER, "port rm web 8080:80 8080:80/udp");
+    unreachable(place.host.inside(), relayed(8080));
+    reached(place.host.inside(), relayed(8081), "web");
+    place.ok("port add web 8080:80 8080:80/udp");
+    // They led to its first network.
+    let gone = place.addresses("web", "one");
+    cut(&mut place, HAND_OVER, "network disconnect one web");
+    for port in [8080, 8081] {
+        reached(place.host.inside(), relayed(port), "web");
+    }
+    let hosts = place.shell("web", "cat /etc/hosts");
+    for address in gone {
+        assert!(!hosts.contains(&format!("{address}\t")), "{hosts}");
+    }
+    drop(web);
+    place.ok("rm -f web");
+    place.ok("network rm one two");
+    place.daemon.assert_nothing_left();
+}
+
+#[test]
+fn a_connect_that_was_cut_off_is_whole() {
+    let mut place = mortal();
+    place.ok("network create app-net");
+    place.sleeper("db", "--network app-net");
+    let db = place.v4("db", "app-net");
+    for (name, point) in [("early", "make an interface, before"), ("late", HAND_OVER)] {
+        let app = place.sleeper(name, "");
+        cut(&mut place, point, &format!("network connect app-net {name}"));
+        assert_eq!(lookup(&app, "db", Record::A).addresses, [db], "{point}");
+        let own = place.v4(name, "app-net");
+        assert_eq!(lookup(&app, name, Record::A).addresses, [own], "{point}");
+        let text = place.shell(name, "cat /etc/resolv.conf");
+        assert!(text.contains("nameserver 127.0.0.11"), "{point}: {text}");
+        let hosts = place.shell(name, "cat /etc/hosts");
+        assert!(hosts.contains(&format!("{own}\t")), "{point}: {hosts}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What changes while a container runs: its ports, and its networks.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use gantry_tests::names::Record;
-use gantry_tests::peers::{Client, Server, ask_tcp};
+use gantry_tests::peers::{Client, Server, ask_tcp, ask_udp};
 use gantry_tests::{Host, wait_for};
 
 use super::{Place, lookup, reached, unreachable};
@@ -16,6 +17,15 @@ fn ports_come_and_go() {
     let host = Arc::clone(&place.host);
     let outside = host.outside();
     unreachable(outside, (Host::V4, 8080));
+    let told = place.ok("port add web 80/udp");
+    let free = told.lines().next().and_then(|line| line.rsplit(':').next()).expect("a port");
+    let free: u16 = free.parse().expect("a number");
+    for address in Host::addresses() {
+        let said = ask_udp(outside, (address, free).into()).expect("an answer");
+        assert!(said.starts_with("web "), "{said}");
+    }
+    place.ok("port rm web 80/udp");
+    unreachable(outside, (Host::V4, free));
     place.ok("port add web 8080:80 8080:80/udp");
     for address in Host::addresses() {
         reached(outside, (address, 8080), "web");
@@ -33,7 +43,7 @@ fn ports_come_and_go() {
         unreachable(outside, (address, 8080));
     }
     unreachable(host.inside(), ([127, 0, 0, 1], 8080));
-    unreachable(host.inside(), (std::net::Ipv6Addr::LOCALHOST, 8080));
+    unreachable(host.inside(), (Ipv6Addr::LOCALHOST, 8080));
     // Who is connected stays so.
     client.echo("after").expect("it is still open");
     over_v6.echo("after").expect("it is still open");
@@ -58,6 +68,74 @@ fn ports_come_and_go() {
 }
 
 #[test]
+fn what_is_taken_away_does_not_come_back() {
+    let mut place = Place::new();
+    let _web = place.server("web", 80, "-p 127.0.0.1:8080:80 -p [::1]:8080:80 -p 8100-8110:80");
+    let host = Arc::clone(&place.host);
+    let (inside, outside) = (host.inside(), host.outside());
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        ask_tcp(inside, (address, 8080).into()).expect("it is reached");
+    }
+    ask_tcp(outside, (Host::V4, 8100).into()).expect("it is reached");
+    // It got another one of the range.
+    place.refused("port rm web 8105:80", 1, &["8105", "not published"]);
+    place.refused("port add web 127.0.0.1:8080:80", 1, &["8080", "published already"]);
+    place.ok("port rm web 8080:80 8100-8110:80");
+    for killed in [false, true] {
+        if killed {
+            place.daemon.kill();
+            place.daemon.restart();
+        }
+        unreachable(inside, (Ipv4Addr::LOCALHOST, 8080));
+        unreachable(inside, (Ipv6Addr::LOCALHOST, 8080));
+        unreachable(outside, (Host::V4, 8100));
+    }
+    assert_eq!(place.ok("port web"), "");
+}
+
+#[test]
+fn ports_of_a_routed_network_stay_open_until_they_are_taken_away() {
+    let mut place = Place::new();
+    let mode = "com.docker.network.bridge.gateway_mode";
+    place.ok(&format!(
+        "network create --subnet 10.53.0.0/24 -o {mode}_ipv4=routed -o {mode}_ipv6=routed routed"
+    ));
+    let way = format!("ip route add 10.53.0.0/24 via {}", Host::V4);
+    place.host.outside().run(&way);
+    let _web = place.server("web", 80, "--network routed -p 8080:80 -p 8080:80/udp");
+    let address = place.v4("web", "routed");
+    reached(place.host.outside(), (address, 80), "web");
+    place.daemon.kill();
+    place.daemon.restart();
+    reached(place.host.outside(), (address, 80), "web");
+    place.refused("port rm web 8081:80", 1, &["not published"]);
+    place.ok("port rm web 8080:80 8080:80/udp");
+    unreachable(place.host.outside(), (address, 80));
+}
+
+/// How many files a process may open: the soft and the hard limit.
+fn files(pid: u32) -> [String; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let mut lines = limits.lines();
+    let line = lines.find(|line| line.starts_with("Max open files")).expect("the limit");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    [words[3], words[4]].map(str::to_owned)
+}
+
+#[test]
+fn many_ports_change_no_limits_of_containers() {
+    let place = Place::new();
+    let [soft, hard] = files(place.daemon.pid());
+    assert_eq!(soft, hard, "ports take files");
+    // What the daemon was started with.
+    let own = files(std::process::id());
+    for name in ["first", "second"] {
+        place.sleeper(name, "-p 80");
+        assert_eq!(files(place.pid(name)), own, "{name}");
+    }
+}
+
+#[test]
 fn ports_of_a_container_that_does_not_run() {
     let place = Place::new();
     place.ok("create --name web -p 8080:80 {image} sleep 3600");
@@ -79,7 +157,7 @@ fn a_container_is_attached_and_detached() {
     assert!(lookup(&app.at, "db", Record::A).addresses.is_empty());
     place.ok("network connect --alias backend --ip 10.50.0.9 --ip6 fd00:50::9 second app");
     assert_eq!(app.at.links().len(), before.len() + 1);
-    assert_eq!(place.v4("app", "second"), "10.50.0.9".parse::<std::net::IpAddr>().expect("one"));
+    assert_eq!(place.v4("app", "second"), "10.50.0.9".parse::<IpAddr>().expect("one"));
     reached(&app.at, (place.v4("db", "second"), 80), "db");
     reached(&app.at, (place.v6("db", "second"), 80), "db");
     for name in ["app", "backend"] {
@@ -103,6 +181,7 @@ fn a_container_is_attached_and_detached() {
     // The port goes on where the first network goes.
     place.ok("network connect second app");
     place.ok("network disconnect first app");
+    assert_eq!(place.asked("{{.HostConfig.NetworkMode}}", "app"), "first", "as it was made");
     wait_for("the port over the other network", || {
         ask_tcp(place.host.outside(), (Host::V4, 8080).into()).ok()
     });
@@ -121,6 +200,11 @@ fn without_any_network_ports_wait() {
     unreachable(place.host.outside(), (Host::V4, 8080));
     place.ok("network connect app-net web");
     reached(place.host.outside(), (Host::V4, 8080), "web");
+    // Those that are taken away meanwhile don't come back.
+    place.ok("network disconnect app-net web");
+    place.ok("port rm web 8080:80 8080:80/udp");
+    place.ok("network connect app-net web");
+    unreachable(place.host.outside(), (Host::V4, 8080));
 }
 
 #[test]
@@ -139,6 +223,11 @@ fn what_does_not_run_is_attached_when_it_starts() {
     place.ok("start app");
     assert_eq!(place.inside("app").links().len(), 2);
     assert!(place.addresses("app", "one").is_empty());
+    // One that was made without any can have some; how it was made is told still.
+    place.ok("create --name lone --network none {image} sleep 3600");
+    place.ok("network disconnect none lone");
+    place.ok("network connect one lone");
+    assert_eq!(place.asked("{{.HostConfig.NetworkMode}}", "lone"), "none");
 }
 
 #[test]

@@ -123,6 +123,9 @@ fn all_others_are_asked_of_the_hosts_servers() {
     assert_eq!(lookup_by_tcp(&app, "many.example.org", Record::A).addresses.len(), 40);
     assert!(names.asked("many.example.org", "tcp") > 0);
     // A container's name is no question for others.
+    for record in [Record::A, Record::Aaaa] {
+        assert_eq!(lookup(&app, "app", record).addresses.len(), 1, "{record:?}");
+    }
     assert_eq!(names.asked("app", "udp") + names.asked("app", "tcp"), 0);
 }
 

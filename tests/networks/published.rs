@@ -1,11 +1,13 @@
 //! Published ports: who reaches them, as whom, and what is refused.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 use gantry_tests::peers::{Server, ask_tcp};
-use gantry_tests::{Host, Options};
+use gantry_tests::{Host, Namespace, Options};
+use serde_json::Value;
 
-use super::{Place, reached, unreachable};
+use super::{Place, reached, unreachable, within};
 
 /// Ports of the host of a container's port, as `gantry port` tells them.
 fn ports(place: &Place, name: &str, port: &str) -> Vec<SocketAddr> {
@@ -114,6 +116,29 @@ fn loopback_of_the_host_is_not_reached_from_its_neighbours() {
 }
 
 #[test]
+fn neighbours_without_another_address_are_served() {
+    let place = Place::new();
+    place.ok("network create app-net");
+    let _web = place.server("web", 80, "--network app-net -p 8080:80 -p 8080:80/udp");
+    let (host, outside) = (place.host.inside(), place.host.outside());
+    let json = |at: &Namespace, line: &str| -> Value {
+        serde_json::from_str(&at.run(line).stdout).expect("ip tells JSON")
+    };
+    let link_local = |at: &Namespace, name: &str| -> Option<Ipv6Addr> {
+        let line = format!("ip -j -6 address show dev {name} scope link -tentative");
+        json(at, &line)[0]["addr_info"][0]["local"].as_str()?.parse().ok()
+    };
+    // They make sure first that nobody else has theirs.
+    let limit = Duration::from_secs(5);
+    let ready = || link_local(host, "up0").is_some() && link_local(outside, "out0").is_some();
+    within(limit, "link-local addresses", ready);
+    let address = link_local(host, "up0").expect("an address");
+    let index = json(outside, "ip -j link show dev out0")[0]["ifindex"].as_u64();
+    let index = index.and_then(|index| index.try_into().ok()).expect("its number");
+    reached(outside, SocketAddrV6::new(address, 8080, 0, index), "web");
+}
+
+#[test]
 fn free_ports_are_found() {
     let place = Place::new();
     let _one = place.server("one", 80, "-p 80 -p 80/udp -p 81");
@@ -151,7 +176,7 @@ fn ranges_of_ports() {
     }
     drop(servers);
     let shown = place.ok("ps --format {{.Ports}}");
-    assert!(shown.contains("0.0.0.0:7010-7012->8010-8012/tcp"), "{shown}");
+    assert!(shown.contains("0.0.0.0:7010->8010/tcp"), "{shown}");
     // The next one takes what is left of the second range.
     place.sleeper("next", "-p 7020-7022:80");
     assert_eq!(ports(&place, "next", "80")[0].port(), 7021);

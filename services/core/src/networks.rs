@@ -189,7 +189,7 @@ impl Protocol {
 }
 
 /// A port to publish. Stored with the container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct PortWish {
     /// Address of the host; every one, of both kinds, when `None`.
@@ -297,15 +297,20 @@ pub struct Joined {
     pub files: Option<NameFiles>,
 }
 
-/// What [`Endpoints::recover`] found missing at the shim of a container that runs.
+/// What [`Endpoints::recover`] says of a container that runs.
 #[derive(Debug)]
 pub struct Recovered {
     /// Namespace of the container.
     pub namespace: crate::Namespace,
     /// Its ID.
     pub container: String,
+    /// The relays that its shim is to have and no others, as messages that hand them over (see
+    /// [`crate::sockets`]).
+    pub relays: Vec<String>,
     /// What its shim is to be handed again.
     pub handovers: Vec<Handover>,
+    /// The files as they are to be.
+    pub files: NameFiles,
 }
 
 /// Text of the files that name servers and hosts are found by.
@@ -399,6 +404,7 @@ pub trait Endpoints: Send + Sync {
     async fn leave(&self, ctx: &Context, container: &str) -> Result<()>;
 
     /// Adds a running container to one more network, which is the last of `member.attachments`.
+    /// If it has no ports so far, those are published that it wishes.
     ///
     /// # Errors
     /// As [`Endpoints::reserve`] and [`Endpoints::join`].
@@ -443,8 +449,9 @@ pub trait Endpoints: Send + Sync {
     async fn rename(&self, ctx: &Context, container: &str, name: &str) -> Result<()>;
 
     /// Brings the kernel's state and what is stored together after a restart: what belongs to
-    /// containers that do not live goes, what is missing is made again. What the daemon had not
-    /// handed to a shim any more is made anew, and returned.
+    /// containers that do not live goes, what is missing is made again. Answers with what those
+    /// that live, and their shims, are to have; what the daemon had not handed to a shim any more
+    /// is made anew.
     ///
     /// # Errors
     /// The store's.

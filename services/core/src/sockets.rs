@@ -25,10 +25,11 @@
 //!
 //! ```text
 //! names PATH          names of a network that the container is in, in their order
-//! upstream ADDRESS    a name server for everything else, in their order; asked from the host,
-//!                     at port 53 unless it is said behind the address
-//! upstreams PATH      the servers of that resolv.conf(5), read again when it changes, without
-//!                     those on loopback unless there are no others
+//! upstream ADDRESS    a name server for everything else, in their order; asked from the network
+//!                     namespace of the socket of `names udp`, at port 53 unless it is said
+//!                     behind the address
+//! upstreams PATH      the servers of that resolv.conf(5), asked from the host, read again when it
+//!                     changes, without those on loopback unless there are no others
 //! internal            nobody else is asked: the container has no network that leads out
 //! ndots               names without a dot are not asked for elsewhere: with the container's own
 //!                     option `ndots` it looks for them in its search domains

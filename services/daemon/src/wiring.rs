@@ -147,7 +147,7 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     let transfer = Arc::new(transfer);
     let puller: Arc<dyn Puller> = puller;
 
-    let task_config = task_config(config)?;
+    let task_config = task_config(config, environment)?;
     let shim_path = task_config.shim_path.clone();
     let tasks = TaskManager::new(
         task_config,
@@ -318,7 +318,7 @@ fn registries(config: &Config, environment: &Environment) -> gantry_images::Conf
     }
 }
 
-fn task_config(config: &Config) -> Result<TaskConfig> {
+fn task_config(config: &Config, environment: &Environment) -> Result<TaskConfig> {
     let daemon_path = std::env::current_exe().context("find the daemon's own program")?;
     let beside = || daemon_path.with_file_name(SHIM);
     Ok(TaskConfig {
@@ -330,6 +330,7 @@ fn task_config(config: &Config) -> Result<TaskConfig> {
         warm: config.shim.warm.unwrap_or(1),
         runtimes: config.runtimes.clone(),
         seccomp_cache: config.state.join("seccomp"),
+        files: environment.files,
         debug: matches!(config.log.level.as_str(), "debug" | "trace"),
         daemon_path,
     })

@@ -1,7 +1,7 @@
 //! Sockets for a container's shim, which keeps them while the daemon is away
 //! ([`gantry_core::sockets`]).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gantry_core::networks::Handover;
 use gantry_core::sockets::{MAX_ANSWER, MAX_MESSAGE};
-use gantry_core::{Error, Kind, Result};
+use gantry_core::{Error, Kind, Result, faults};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg,
     socket,
@@ -35,16 +35,64 @@ pub(crate) async fn hand_over(shim: &Path, handovers: Vec<Handover>) -> Result<(
         let text: String = long.message.chars().take(80).collect();
         return Err(Error::invalid_argument(format!("message {text:?}… to the shim is too long")));
     }
-    let stream = connected(shim).map_err(|err| {
-        Error::io(format!("connect to the shim at {}", shim.display()), err)
-            .with_kind(Kind::Unavailable)
-    })?;
+    let handed = async { tell(&connected(shim)?, handovers).await };
+    faults::around_async("hand a shim what it serves", handed).await.map(drop)
+}
+
+/// Brings a shim's relays to these, which are told as they are handed over: those that lead
+/// elsewhere are led there, and others go. Those that it lacks take sockets, and stay away.
+///
+/// # Errors
+/// As [`hand_over`]; a shim that is to have none may not be there.
+pub(crate) async fn bring_relays(shim: &Path, wanted: &[String]) -> Result<()> {
+    let stream = match connected(shim) {
+        Err(_) if wanted.is_empty() => return Ok(()),
+        other => other?,
+    };
+    let has = relays(&stream).await?;
+    tell(&stream, corrections(&has, wanted)).await.map(drop)
+}
+
+/// The relays of a shim.
+async fn relays(stream: &UnixStream) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    loop {
+        let list = Handover { message: format!("list {}", all.len()), socket: None };
+        let told = tell(stream, vec![list]).await?;
+        let before = all.len();
+        all.extend(told.iter().flat_map(|text| text.lines()).map(str::to_owned));
+        if all.len() == before {
+            return Ok(all);
+        }
+    }
+}
+
+/// What brings relays from what they are to what they are to be.
+fn corrections(has: &[String], wanted: &[String]) -> Vec<Handover> {
+    // `relay PROTOCOL HOST:PORT`, and behind it the target.
+    let wanted: HashMap<&str, &str> =
+        wanted.iter().filter_map(|relay| relay.rsplit_once(' ')).collect();
+    let correct = |relay: &String| {
+        let (key, target) = relay.rsplit_once(' ')?;
+        let message = match wanted.get(key) {
+            Some(wanted) if *wanted == target => return None,
+            Some(wanted) => format!("{key} {wanted}"),
+            None => format!("drop {}", key.strip_prefix("relay ")?),
+        };
+        Some(Handover { message, socket: None })
+    };
+    has.iter().filter_map(correct).collect()
+}
+
+/// Sends messages, and waits for the answers; gives what they say behind `ok`.
+async fn tell(stream: &UnixStream, handovers: Vec<Handover>) -> Result<Vec<String>> {
+    let mut answers = Vec::with_capacity(handovers.len());
     let mut waiting = VecDeque::with_capacity(WINDOW.min(handovers.len()));
     for Handover { message, socket } in handovers {
         if waiting.len() == WINDOW {
-            answered(&stream, waiting.pop_front()).await?;
+            answers.push(answered(stream, waiting.pop_front()).await?);
         }
-        let sent = tokio::time::timeout(PATIENCE, send(&stream, &message, socket.as_ref())).await;
+        let sent = tokio::time::timeout(PATIENCE, send(stream, &message, socket.as_ref())).await;
         sent.map_err(|_| silent(&message))?
             .map_err(|err| Error::io(format!("hand {message:?} to the shim"), err))?;
         // The shim has it, or has it waiting.
@@ -52,16 +100,22 @@ pub(crate) async fn hand_over(shim: &Path, handovers: Vec<Handover>) -> Result<(
         waiting.push_back(message);
     }
     while !waiting.is_empty() {
-        answered(&stream, waiting.pop_front()).await?;
+        answers.push(answered(stream, waiting.pop_front()).await?);
     }
-    Ok(())
+    Ok(answers)
 }
 
-fn connected(shim: &Path) -> io::Result<UnixStream> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(shim)?)?;
-    UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))
+fn connected(shim: &Path) -> Result<UnixStream> {
+    let open = || -> io::Result<UnixStream> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(shim)?)?;
+        UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))
+    };
+    open().map_err(|err| {
+        Error::io(format!("connect to the shim at {}", shim.display()), err)
+            .with_kind(Kind::Unavailable)
+    })
 }
 
 async fn send(stream: &UnixStream, message: &str, fd: Option<&OwnedFd>) -> io::Result<()> {
@@ -78,8 +132,8 @@ async fn send(stream: &UnixStream, message: &str, fd: Option<&OwnedFd>) -> io::R
     stream.async_io(Interest::WRITABLE, write).await
 }
 
-/// Waits for the answer to the message that waits longest.
-async fn answered(stream: &UnixStream, message: Option<String>) -> Result<()> {
+/// Waits for the answer to the message that waits longest; gives what it says behind `ok`.
+async fn answered(stream: &UnixStream, message: Option<String>) -> Result<String> {
     let message = message.unwrap_or_default();
     let mut answer = vec![0; MAX_ANSWER];
     let read = || recv(stream.as_raw_fd(), &mut answer, MsgFlags::empty()).map_err(io::Error::from);
@@ -90,11 +144,14 @@ async fn answered(stream: &UnixStream, message: Option<String>) -> Result<()> {
         .map_err(|err| Error::io(format!("read the shim's answer to {message:?}"), err))?;
     match &*String::from_utf8_lossy(&answer[..length]) {
         "" => Err(Error::unavailable(format!("the shim left before it answered {message:?}"))),
-        text if text == "ok" || text.starts_with("ok ") => Ok(()),
-        text => {
-            let why = text.strip_prefix("error ").unwrap_or(text);
-            Err(Error::internal(format!("the shim refused {message:?}: {why}")))
-        }
+        "ok" => Ok(String::new()),
+        text => match text.strip_prefix("ok ") {
+            Some(said) => Ok(said.to_owned()),
+            None => {
+                let why = text.strip_prefix("error ").unwrap_or(text);
+                Err(Error::internal(format!("the shim refused {message:?}: {why}")))
+            }
+        },
     }
 }
 
@@ -160,6 +217,33 @@ mod tests {
         let want: Vec<_> = (0..100).map(|n| (format!("message {n}"), n % 2 == 1)).collect();
         assert_eq!(thread.join().unwrap(), want);
         hand_over(Path::new("/nonexistent"), Vec::new()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn relays_become_those_that_are_wanted() {
+        let has = [
+            "relay tcp 0.0.0.0:80 10.0.0.2:80",
+            "relay tcp [::]:80 10.0.0.2:80",
+            "relay udp [::]:53 10.0.0.2:53",
+        ];
+        // Two of them have room in the first answer.
+        let answer = move |text: &str| match text {
+            "list 0" => format!("ok {}", has[..2].join("\n")),
+            "list 2" => format!("ok {}", has[2]),
+            _ => "ok".to_owned(),
+        };
+        let (_dir, path, thread) = shim(answer, 5);
+        let wanted = ["relay tcp [::]:80 10.0.1.2:80", has[2], "relay tcp [::]:81 10.0.1.2:80"];
+        let wanted = wanted.map(str::to_owned);
+        bring_relays(&path, &wanted).await.unwrap();
+        let told: Vec<_> = thread.join().unwrap().into_iter().map(|(text, _)| text).collect();
+        assert_eq!(told[..3], ["list 0", "list 2", "list 3"]);
+        assert_eq!(told[3..], ["drop tcp 0.0.0.0:80", "relay tcp [::]:80 10.0.1.2:80"]);
+        // One that serves nothing may have no socket.
+        let nowhere = path.with_extension("x");
+        bring_relays(&nowhere, &[]).await.unwrap();
+        let err = bring_relays(&nowhere, &wanted).await.unwrap_err();
+        assert_eq!(err.kind(), Kind::Unavailable);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ const MAKING: Duration = Duration::from_secs(30);
 pub(crate) struct Live {
     /// Whoever starts, removes or cleans up after the container holds this
     /// for as long as that takes, awaits included: these exclude each other.
-    pub(crate) busy: tokio::sync::Mutex<()>,
+    pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     /// Its further processes.
     pub(crate) execs: Execs,
     now: watch::Sender<Now>,
@@ -298,7 +298,7 @@ impl LiveTable {
         let key = (ctx.namespace.clone(), id.to_owned());
         let new = || {
             Arc::new(Live {
-                busy: tokio::sync::Mutex::default(),
+                busy: Arc::default(),
                 execs: Execs::default(),
                 now: watch::Sender::new(Now::default()),
             })

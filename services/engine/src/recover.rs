@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use gantry_core::containers::{CONTAINERS, Container};
 use gantry_core::db::{Durability, blocking};
-use gantry_core::networks::Living;
+use gantry_core::networks::{Living, Recovered};
 use gantry_core::tasks::{Process, Status};
 use gantry_core::{Context, Namespace, Result, faults, volumes};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
@@ -51,8 +51,16 @@ impl Engine {
             let ctx = Context::new(Namespace::new(namespace)?);
             self.find_left(&ctx, &mut all).await?;
         }
-        self.recover_networks(&living(&all)).await;
-        side_by_side(all, |left| self.recover_one(left)).await;
+        let recovered = self.recover_networks(&living(&all)).await;
+        let mut recovered: HashMap<_, _> = recovered
+            .into_iter()
+            .map(|one| ((one.namespace.clone(), one.container.clone()), one))
+            .collect();
+        side_by_side(all, |left| {
+            let key = (left.ctx.namespace.clone(), left.container.id.clone());
+            self.recover_one(left, recovered.remove(&key))
+        })
+        .await;
         let database = Arc::clone(&self.parts.database);
         for namespace in blocking(move || database.namespaces(volumes::TABLE)).await? {
             self.sweep_imports(&Context::new(Namespace::new(namespace)?)).await?;
@@ -89,7 +97,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn recover_one(self: &Arc<Self>, left: Left) {
+    async fn recover_one(self: &Arc<Self>, left: Left, networks: Option<Recovered>) {
         let Left { ctx, container, meta, task } = left;
         match task {
             // Its end was recorded and told; only its task is left.
@@ -101,7 +109,7 @@ impl Engine {
                 }
                 self.recover_ended(&ctx, container, meta).await;
             }
-            Some(task) => self.recover_running(&ctx, container, meta, &task).await,
+            Some(task) => self.recover_running(&ctx, container, meta, &task, networks).await,
             None => self.recover_ended(&ctx, container, meta).await,
         }
     }
@@ -113,6 +121,7 @@ impl Engine {
         container: Container,
         meta: Meta,
         task: &Process,
+        networks: Option<Recovered>,
     ) {
         let id = container.id.as_str();
         let live = self.live.entry(ctx, id);
@@ -150,14 +159,9 @@ impl Engine {
             ..State::default()
         };
         tracing::info!(id, name = meta.name, "the container runs");
-        let pid = state.pid;
         live.watched(state, meta.settings.restart);
         if task.status != Status::Stopped {
-            let settled = self.settle_networks(ctx, &container, &meta, pid);
-            if tokio::time::timeout(UNDO, settled).await.is_err() {
-                tracing::warn!(id, "bring a container to its networks: it takes too long");
-            }
-            live.connect(self.connected(ctx, id));
+            self.settle_networks(ctx, id, &meta, &live, networks).await;
         }
         // Unless that was recorded, it may not have been told either.
         let started = (!meta.state.phase.is_running()).then_some(Action::Started);

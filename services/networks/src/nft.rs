@@ -12,6 +12,8 @@
 //! | `postrouting` | the host's address in place of a container's (masquerade) |
 //! | `forward` | what goes into and out of bridges; nothing else is judged |
 //! | `into` | what may enter a bridge: published ports, and what networks allow |
+//! | `input` | what comes to the host itself: on to `relayed` where a container's shim listens |
+//! | `relayed` | nothing of an internal network gets to a shim |
 //! | `host-input-policy` | the administrator's: empty, asked for each new connection to a published port |
 //!
 //! An administrator fills `host-input-policy` as any chain; rules there are never touched:
@@ -23,7 +25,8 @@
 //!
 //! An accept here is not final: a chain of somebody else's may still drop. Other tables are
 //! changed only when that is asked for (`accept_elsewhere`), by rules with a comment that names
-//! this table.
+//! this table: what goes into a bridge, and whatever containers send, is accepted where such a
+//! chain ends and would drop it.
 
 mod batch;
 mod dump;
@@ -35,6 +38,7 @@ mod firewall;
 mod layout;
 mod resolver;
 mod rules;
+mod sets;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -43,6 +47,7 @@ mod wire;
 mod words;
 mod worker;
 
+pub(crate) use explain::Explained;
 pub(crate) use firewall::Firewall;
 pub(crate) use resolver::redirect_resolver;
 pub(crate) use rules::{BridgeRules, Change, PortRule, Rules};

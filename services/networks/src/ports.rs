@@ -12,7 +12,7 @@ mod take;
 
 pub(crate) use bind::has_ipv6;
 pub(crate) use flows::{forget_flows_from, forget_flows_to};
-pub(crate) use holder::holder;
+pub(crate) use holder::{holder, listener};
 pub(crate) use table::Ports;
 pub(crate) use take::{Taken, rebind, take};
 

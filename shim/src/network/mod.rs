@@ -185,6 +185,7 @@ impl Shared {
             }
             _ => {
                 let socket = udp_socket(fd).map_err(failed)?;
+                resolver.ask_from(&socket);
                 spawn(&closed, names::udp(socket, resolver));
                 1
             }

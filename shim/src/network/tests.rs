@@ -6,6 +6,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::LocalSet;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Asks for the address of `web`.
+const QUERY: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
 
 /// The daemon's end.
 struct Daemon(UnixStream);
@@ -183,6 +185,46 @@ async fn datagrams_find_their_way_back() {
     LocalSet::new().run_until(test).await;
 }
 
+/// How many datagrams there are as soon as there is one, and who sent the last.
+async fn arrived(socket: &UdpSocket) -> (usize, SocketAddr) {
+    tokio::time::timeout(LIMIT, socket.readable()).await.unwrap().unwrap();
+    let mut buffer = [0; 16];
+    let (mut count, mut from) = (0, None);
+    while let Ok((_, sender)) = socket.try_recv_from(&mut buffer) {
+        (count, from) = (count + 1, Some(sender));
+    }
+    (count, from.unwrap())
+}
+
+#[tokio::test]
+async fn a_flood_of_datagrams_lets_others_go_on() {
+    // More than a burst, and nothing that sockets have no room for.
+    const FLOOD: usize = 128;
+    let test = async {
+        let (_dir, _server, daemon) = server();
+        let [host, client, container] =
+            [(); 3].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [at, target] = [&host, &container].map(|socket| socket.local_addr().unwrap());
+        let [arriving, back] = [&container, &client].map(|socket| {
+            socket.set_nonblocking(true).unwrap();
+            UdpSocket::from_std(socket.try_clone().unwrap()).unwrap()
+        });
+        for _ in 0..FLOOD {
+            client.send_to(b"there", at).unwrap();
+        }
+        let relay = format!("relay udp {at} {target}");
+        assert_eq!(daemon.say(&relay, Some(host.as_fd())).await, "ok");
+        let (there, session) = arrived(&arriving).await;
+        assert!((1..FLOOD).contains(&there), "{there}");
+        for _ in 0..FLOOD {
+            container.send_to(b"back", session).unwrap();
+        }
+        let (back, _) = arrived(&back).await;
+        assert!((1..FLOOD).contains(&back), "{back}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
 #[tokio::test]
 async fn what_is_refused() {
     let test = async {
@@ -230,12 +272,63 @@ async fn names_are_answered_where_the_daemon_says() {
         }
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         client.connect(at.unwrap()).await.unwrap();
-        client.send(b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01").await.unwrap();
+        client.send(QUERY).await.unwrap();
         let mut buffer = [0; 512];
         let received = client.recv(&mut buffer);
         let length = tokio::time::timeout(LIMIT, received).await.unwrap().unwrap();
         assert_eq!(buffer[..2], *b"\x12\x34");
         assert_eq!(buffer[length - 4..length], [10, 0, 0, 2]);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Sockets in a network namespace of their own; none without the rights for it.
+fn elsewhere() -> Option<[UdpSocket; 3]> {
+    let made = std::thread::spawn(|| {
+        sys::unshare(libc::CLONE_NEWNET).ok()?;
+        let mut up = std::process::Command::new("ip");
+        assert!(up.args(["link", "set", "lo", "up"]).status().unwrap().success());
+        Some([(); 3].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()))
+    });
+    let sockets = made.join().unwrap()?;
+    Some(sockets.map(|socket| {
+        socket.set_nonblocking(true).unwrap();
+        UdpSocket::from_std(socket).unwrap()
+    }))
+}
+
+#[tokio::test]
+async fn the_containers_own_servers_are_asked_from_its_network() {
+    let test = async {
+        let Some([names, client, own]) = elsewhere() else { return };
+        let (dir, _server, daemon) = server();
+        let hosts = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let settings = dir.path().join("resolver");
+        let listed = dir.path().join("resolv.conf");
+        let text = format!("nameserver {}\n", hosts.local_addr().unwrap());
+        std::fs::write(&listed, text).unwrap();
+        let message = format!("resolver {}", settings.display());
+        assert_eq!(daemon.say("names udp", Some(names.as_fd())).await, "ok");
+        client.connect(names.local_addr().unwrap()).await.unwrap();
+        for (line, server) in [
+            (format!("upstream {}\n", own.local_addr().unwrap()), &own),
+            (format!("upstreams {}\n", listed.display()), &hosts),
+        ] {
+            std::fs::write(&settings, line).unwrap();
+            assert_eq!(daemon.say(&message, None).await, "ok");
+            client.send(QUERY).await.unwrap();
+            let mut buffer = [0; 512];
+            let received = tokio::time::timeout(LIMIT, server.recv_from(&mut buffer));
+            let (length, from) = received.await.unwrap().unwrap();
+            // A response: there is none.
+            buffer[2] |= 0x80;
+            server.send_to(&buffer[..length], from).await.unwrap();
+            let received = tokio::time::timeout(LIMIT, client.recv(&mut buffer));
+            received.await.unwrap().unwrap();
+            assert_eq!((&buffer[..2], buffer[3] & 0x0f), (&b"\x12\x34"[..], 0));
+        }
+        // Where it went to make a socket is not where it stayed.
+        assert!(std::net::UdpSocket::bind(hosts.local_addr().unwrap()).is_err());
     };
     LocalSet::new().run_until(test).await;
 }

@@ -75,13 +75,7 @@ impl Told<'_> {
             text += &table::lines(&lines);
         }
         text.push('\n');
-        text += match answer.reachable {
-            true => "Packets from outside get in.\n",
-            false if answer.ports.is_empty() && answer.listener.is_empty() => {
-                "Packets from outside reach nobody.\n"
-            }
-            false => "Packets from outside don't get in.\n",
-        };
+        let _ = writeln!(text, "Packets from outside {}.", self.outcome());
         for chain in answer.chains.iter().filter(|chain| !chain.remedy.is_empty()) {
             let place = format!("{} {} {}", chain.family, chain.table, chain.chain);
             let _ = writeln!(text, "To let them pass {}:", table::plain(&place));
@@ -90,6 +84,22 @@ impl Told<'_> {
             }
         }
         text
+    }
+
+    /// What becomes of packets from outside.
+    fn outcome(&self) -> &'static str {
+        let answer = self.answer;
+        let any = |verdict: &str| answer.chains.iter().any(|chain| chain.verdict == verdict);
+        match answer.reachable {
+            true if any("unknown") => "may get in: what a chain does could not be judged",
+            // What drops all of them lets none in: it is about IPv4, or about IPv6.
+            true if any("drop") => {
+                "get in by one of IPv4 and IPv6: the chains say which is dropped"
+            }
+            true => "get in",
+            false if answer.ports.is_empty() && answer.listener.is_empty() => "reach nobody",
+            false => "don't get in",
+        }
     }
 
     fn object(&self) -> Value {
@@ -200,6 +210,18 @@ To let them pass ip filter FORWARD:
         let said = "No container has port 8080/tcp: nginx (pid 812) listens there.\n\n\
                     Packets from outside get in.\n";
         assert_eq!(told(&host).text(), said);
+    }
+
+    #[test]
+    fn what_is_not_certain_is_not_told_as_if_it_was() {
+        let mut some = answer();
+        some.reachable = true;
+        let said = "\nPackets from outside get in by one of IPv4 and IPv6: the chains say which is \
+                    dropped.\n";
+        assert!(told(&some).text().contains(said), "{}", told(&some).text());
+        some.chains[0].verdict = "unknown".to_owned();
+        let said = "\nPackets from outside may get in: what a chain does could not be judged.\n";
+        assert!(told(&some).text().contains(said), "{}", told(&some).text());
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub(crate) struct Networks {
     pub(crate) mtu: Option<u32>,
     /// Where networks get their subnets from; the usual private ranges when unset.
     pub(crate) pools: Option<Vec<Pool>>,
-    /// Whether chains of others that would drop packets to published ports are told to accept
-    /// them.
+    /// Whether chains of others that end by dropping what goes to published ports, and what
+    /// containers send, are told there to accept it.
     pub(crate) accept_elsewhere: bool,
     /// Whether the daemon lets the kernel forward packets, which it does when unset; otherwise
     /// somebody else has to.

@@ -1,8 +1,9 @@
 //! hosts and resolv.conf of a container, which are brought to what its networks want. What
 //! somebody has changed in them stays.
 //!
-//! Beside each of them lies what was written last, so that it is told apart from that. Both are
-//! mounted in the container: they are written in place.
+//! Beside each of them lies what was written last, so that it is told apart from that; beside
+//! resolv.conf also what was about to be written. Both are mounted in the container: they are
+//! written in place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,6 +18,8 @@ use super::{ContainerFiles, create, own_hosts};
 const LONGEST: u64 = 1 << 20;
 /// Behind the name of a file: what was written into it.
 const WRITTEN: &str = "own";
+/// The same: what is about to be written into it, or was.
+const NEXT: &str = "next";
 
 impl ContainerFiles {
     /// Writes these lines into hosts, in place of those that were written before.
@@ -28,7 +31,7 @@ impl ContainerFiles {
         if current.len() as u64 > LONGEST {
             return Ok(());
         }
-        let record = beside(&self.hosts);
+        let record = beside(&self.hosts, WRITTEN);
         let before = read(&record)?.unwrap_or_default();
         let before: Vec<String> =
             String::from_utf8_lossy(&before).lines().map(String::from).collect();
@@ -48,34 +51,44 @@ impl ContainerFiles {
     /// # Errors
     /// The system's.
     pub(crate) fn bring_resolv_conf(&self, wanted: &str) -> Result<()> {
-        let record = beside(&self.resolv_conf);
-        let written = read(&record)?;
-        let current = read(&self.resolv_conf)?;
-        let is_own = match (&current, &written) {
-            (None, _) => return create(&self.resolv_conf, wanted.as_bytes()),
-            (Some(current), _) if current == wanted.as_bytes() => true,
-            (Some(current), Some(written)) => current == written,
-            // Nobody has written it but whoever made the container.
-            (Some(_), None) => true,
+        let [record, next] = [WRITTEN, NEXT].map(|kind| beside(&self.resolv_conf, kind));
+        let wanted = wanted.as_bytes();
+        let Some(current) = read(&self.resolv_conf)? else {
+            return create(&self.resolv_conf, wanted);
         };
-        if !is_own {
-            return Ok(());
+        let written = read(&record)?;
+        if current != wanted {
+            let was_next = read(&next)?;
+            let is_own = |written: &Vec<u8>| is_own(&current, written, was_next.as_deref());
+            // Without a record nobody has written it but whoever made the container.
+            if !written.as_ref().is_none_or(is_own) {
+                return Ok(());
+            }
+            // Before the file: what a daemon that is killed in between has written is known.
+            replace(&next, wanted)?;
+            replace(&self.resolv_conf, wanted)?;
         }
-        if current.as_deref() != Some(wanted.as_bytes()) {
-            replace(&self.resolv_conf, wanted.as_bytes())?;
-        }
-        if written.as_deref() != Some(wanted.as_bytes()) {
-            replace(&record, wanted.as_bytes())?;
+        if written.as_deref() != Some(wanted) {
+            replace(&record, wanted)?;
         }
         Ok(())
     }
 }
 
-/// The record of what was written into a file.
-fn beside(path: &Path) -> PathBuf {
+/// Whether a file holds what was written into it, or `next`, also when that is not cut off yet.
+fn is_own(current: &[u8], written: &[u8], next: Option<&[u8]>) -> bool {
+    let is_next = |next: &[u8]| {
+        let rest = written.get(next.len()..).unwrap_or_default();
+        current == next || current == [next, rest].concat()
+    };
+    current == written || next.is_some_and(is_next)
+}
+
+/// The record of that kind about a file.
+fn beside(path: &Path, kind: &str) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
     name.push(".");
-    name.push(WRITTEN);
+    name.push(kind);
     name.into()
 }
 
@@ -187,7 +200,7 @@ mod tests {
         files.bring_hosts(&[]).unwrap();
         assert!(shown().ends_with("10.9.9.9 mine\n"));
         // What the daemon could not finish is known by its record.
-        fs::write(beside(&files.hosts), "10.0.0.1\tx\n").unwrap();
+        fs::write(beside(&files.hosts, WRITTEN), "10.0.0.1\tx\n").unwrap();
         let half = format!("{}10.0.0.1\tx\n", shown());
         fs::write(&files.hosts, half).unwrap();
         files.bring_hosts(&lines(&["10.0.0.2\tx"])).unwrap();
@@ -210,6 +223,22 @@ mod tests {
         files.bring_resolv_conf("nameserver 127.0.0.11\n").unwrap();
         files.bring_resolv_conf("nameserver 1.1.1.1\n").unwrap();
         assert_eq!(shown(), "nameserver 1.1.1.1\n");
+    }
+
+    #[test]
+    fn a_resolv_conf_that_a_daemon_was_writing_when_it_was_killed_is_its_own() {
+        let (old, new) = ("nameserver 127.0.0.11\noptions ndots:0\n", "nameserver 10.0.0.1\n");
+        let half = format!("{new}{}", &old[new.len()..]);
+        for left in [old, new, &half] {
+            let (_dir, files) = files();
+            create(&files.resolv_conf, b"").unwrap();
+            files.bring_resolv_conf(old).unwrap();
+            fs::write(beside(&files.resolv_conf, NEXT), new).unwrap();
+            fs::write(&files.resolv_conf, left).unwrap();
+            files.bring_resolv_conf("nameserver 1.1.1.1\n").unwrap();
+            let shown = fs::read_to_string(&files.resolv_conf).unwrap();
+            assert_eq!(shown, "nameserver 1.1.1.1\n", "{left:?}");
+        }
     }
 
     #[test]

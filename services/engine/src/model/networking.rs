@@ -39,6 +39,10 @@ pub struct Attached {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Networking {
+    /// Name of the first network that it was made with, which it may have left since; empty where
+    /// an older daemon made it, or there was none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mode: String,
     /// Its networks.
     #[serde(skip_serializing_if = "is_default")]
     pub attached: Vec<Attached>,
@@ -167,6 +171,7 @@ impl Settings {
             Network::None => "none".to_owned(),
             Network::Host => "host".to_owned(),
             Network::Container => self.flags.namespaces.network.clone(),
+            Network::Attached if !self.networking.mode.is_empty() => self.networking.mode.clone(),
             Network::Attached => match self.networking.attached.first() {
                 Some(first) => first.name.clone(),
                 None => "none".to_owned(),
@@ -240,6 +245,9 @@ mod tests {
         assert_eq!((settings.network, settings.network_mode().as_str()), (Network::Host, "host"));
         let settings: Settings = serde_json::from_str("{}").unwrap();
         assert_eq!(settings.network_names(), ["none"]);
+        let stored = r#"{"network":"attached","networking":{"attached":[{"name":"app"}]}}"#;
+        let attached: Settings = serde_json::from_str(stored).unwrap();
+        assert_eq!(attached.network_mode(), "app");
         let json = serde_json::to_string(&settings).unwrap();
         assert!(!json.contains("networking"), "{json}");
     }
@@ -254,6 +262,10 @@ mod tests {
         }
         assert_eq!(settings.network_mode(), "app");
         assert_eq!(settings.network_names(), ["app", "db"]);
+        // It is what was asked for, also when it has left that network.
+        settings.networking.mode = "app".into();
+        settings.networking.attached.remove(0);
+        assert_eq!((settings.network_mode().as_str(), settings.network_names().len()), ("app", 1));
         settings.share_network("c1");
         assert_eq!(
             (settings.network_mode().as_str(), settings.network_of()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gantry_core::containers::Container;
 use gantry_core::db::Durability;
-use gantry_core::networks::{Attachment, Driver, Network as Found};
+use gantry_core::networks::{Attachment, Driver, NONE, Network as Found};
 use gantry_core::{Context, Error, Result};
 use gantry_grpc::gantry::engine::v1::ContainerAction;
 
@@ -270,7 +270,11 @@ impl Engine {
         if target.runs {
             return Err(refused(PRIVATE, &target.meta.name));
         }
-        let change = |meta: &mut Meta| meta.settings.network = Network::Attached;
+        let change = |meta: &mut Meta| {
+            meta.settings.network = Network::Attached;
+            // As it was made.
+            NONE.clone_into(&mut meta.settings.networking.mode);
+        };
         let action = Some(ContainerAction::Updated);
         self.store.update(ctx, &target.container.id, Durability::Sync, action, change).await
     }

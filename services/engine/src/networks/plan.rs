@@ -1,10 +1,12 @@
 //! From what a caller asks of networks to what a container is to have of them. Everything is
 //! looked through before anything is made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use gantry_core::networks::{Attachment, BRIDGE, DnsWish, Driver, HOST, NONE, Network as Found};
+use gantry_core::networks::{
+    Attachment, BRIDGE, DnsWish, Driver, HOST, NONE, Network as Found, PortWish,
+};
 use gantry_core::{Context, Error, Result};
 
 use crate::Engine;
@@ -73,8 +75,7 @@ impl Engine {
     ) -> Result<Plan> {
         let mut plan = Plan {
             networking: Networking {
-                attached: Vec::new(),
-                ports: options.ports.clone(),
+                ports: distinct(&options.ports),
                 exposed: exposed(options, image)?,
                 publish_all: options.publish_all,
                 dns: dns(options)?,
@@ -83,6 +84,7 @@ impl Engine {
                     .iter()
                     .map(|e| extra_host(e))
                     .collect::<Result<_>>()?,
+                ..Networking::default()
             },
             ..Plan::default()
         };
@@ -116,6 +118,9 @@ impl Engine {
             return Ok(plan);
         }
         plan.network = Network::Attached;
+        if let Some(first) = plan.networking.attached.first() {
+            plan.networking.mode.clone_from(&first.name);
+        }
         Ok(plan)
     }
 
@@ -304,6 +309,12 @@ fn sharing(options: &ContainerOptions) -> Result<()> {
         Some((_, what)) => Err(conflict(what)),
         None => Ok(()),
     }
+}
+
+/// Ports that are wished: one that is said twice is meant once.
+pub(super) fn distinct(wishes: &[PortWish]) -> Vec<PortWish> {
+    let mut seen = HashSet::new();
+    wishes.iter().filter(|wish| seen.insert(*wish)).cloned().collect()
 }
 
 /// The image's ports, which others may have written as they like, and the caller's.

@@ -3,22 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_core::containers::Container;
 use gantry_core::db::blocking;
-use gantry_core::networks::{Endpoint, Handover, Joined, Living, Member, NameFiles};
+use gantry_core::networks::{
+    Driver, Endpoint, Handover, Joined, Living, Member, NameFiles, Recovered,
+};
 use gantry_core::{Context, Error, Kind, Result};
 
 use super::Action;
 use crate::Engine;
 use crate::files::network_socket;
 use crate::handover;
+use crate::live::Live;
 use crate::model::{Connected, Meta, Settings};
 use crate::run::Start;
 
 /// How long a start waits for what others had who have just ended.
 const ENDING: Duration = Duration::from_secs(2);
-/// How long a shim may take to take what it is handed, at the daemon's start.
-const HANDOVER: Duration = Duration::from_secs(5);
+/// How long each step may take that brings a container to its networks, at the daemon's start.
+const STEP: Duration = Duration::from_secs(5);
+/// How long the daemon's start waits for all of them.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What a container is in its networks.
 pub(super) fn member(id: &str, meta: &Meta) -> Member {
@@ -37,6 +41,15 @@ pub(super) fn member(id: &str, meta: &Meta) -> Member {
 /// Whether what was in use may be free in a moment.
 fn may_pass(err: &Error) -> bool {
     matches!(err.kind(), Kind::FailedPrecondition | Kind::ResourceExhausted)
+}
+
+/// Does something that brings a container to its networks, but not for ever.
+async fn in_time(id: &str, step: impl Future<Output = Result<()>>) {
+    match tokio::time::timeout(STEP, step).await {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => tracing::warn!(id, error = %err, "bring a container to its networks"),
+        Err(_) => tracing::warn!(id, "bring a container to its networks: it takes too long"),
+    }
 }
 
 /// Lines of hosts: what the caller wants, then the container's own addresses.
@@ -173,46 +186,80 @@ impl Engine {
     }
 
     /// Brings networks and the containers that run together, after the daemon has started.
-    /// Others are in none from then on.
-    pub(crate) async fn recover_networks(&self, living: &[Living]) {
-        let recovered = match self.parts.endpoints.recover(living).await {
-            Ok(recovered) => recovered,
-            Err(err) => {
-                tracing::error!(error = %err, "networks of containers are not as they were");
-                return;
-            }
-        };
-        let handed = recovered.into_iter().map(|one| async move {
-            let id = one.container.as_str();
-            let handed = tokio::time::timeout(HANDOVER, self.hand_over(id, one.handovers)).await;
-            match handed {
-                Ok(Ok(())) => {}
-                Ok(Err(err)) => tracing::warn!(id, error = %err, "hand a shim what it serves"),
-                Err(_) => tracing::warn!(id, "hand a shim what it serves: it does not answer"),
-            }
-        });
-        futures::future::join_all(handed).await;
+    /// Others are in none from then on. Answers with what [`Engine::settle_networks`] is to know
+    /// of those that run.
+    pub(crate) async fn recover_networks(&self, living: &[Living]) -> Vec<Recovered> {
+        self.parts.endpoints.recover(living).await.unwrap_or_else(|err| {
+            tracing::error!(error = %err, "networks of containers are not as they were");
+            Vec::new()
+        })
     }
 
-    /// Brings a container that runs to the networks and ports that are stored of it: the
-    /// daemon may have ended between the two.
+    /// Brings a container that runs, and its shim, to what its networks say of it, and then to
+    /// what is stored of it. When its shim does not answer at once, only those who want this
+    /// container wait for that.
     pub(crate) async fn settle_networks(
-        &self,
+        self: &Arc<Self>,
         ctx: &Context,
-        container: &Container,
+        id: &str,
         meta: &Meta,
-        pid: u32,
+        live: &Arc<Live>,
+        recovered: Option<Recovered>,
     ) {
+        let pid = live.now().run();
         if !meta.settings.is_attached() || pid == 0 {
             return;
         }
-        if let Err(err) = self.try_settle(ctx, &container.id, meta, pid).await {
-            tracing::warn!(id = container.id, error = %err, "bring a container to its networks");
-        }
+        // Taken here: whoever wants the container next finds it settled.
+        let busy = Arc::clone(&live.busy).lock_owned().await;
+        let (engine, ctx, id) = (Arc::clone(self), ctx.clone(), id.to_owned());
+        let (meta, live) = (meta.clone(), Arc::clone(live));
+        let settling = tokio::spawn(async move {
+            engine.settle(&ctx, &id, &meta, pid, recovered).await;
+            live.connect(engine.connected(&ctx, &id));
+            drop(busy);
+        });
+        // It goes on by itself.
+        let _ = tokio::time::timeout(MOMENT, settling).await;
     }
 
-    async fn try_settle(&self, ctx: &Context, id: &str, meta: &Meta, pid: u32) -> Result<()> {
-        let Connected { endpoints, ports } = self.connected(ctx, id);
+    /// Brings a container that runs to what is known of it, then to the networks and ports that
+    /// are stored of it: the daemon may have ended between the two.
+    async fn settle(
+        &self,
+        ctx: &Context,
+        id: &str,
+        meta: &Meta,
+        pid: u32,
+        recovered: Option<Recovered>,
+    ) {
+        if let Some(recovered) = recovered {
+            in_time(id, self.bring_back(recovered)).await;
+        }
+        in_time(id, self.parts.endpoints.rename(ctx, id, &meta.name)).await;
+        in_time(id, self.settle_attached(ctx, id, meta, pid)).await;
+        in_time(id, self.settle_ports(ctx, id, meta)).await;
+    }
+
+    /// Brings a container that runs, and its shim, to what its networks say of it.
+    async fn bring_back(&self, one: Recovered) -> Result<()> {
+        let Recovered { namespace, container: id, relays, handovers, files } = one;
+        let ctx = Context::new(namespace);
+        let write = async {
+            match self.store.get(&ctx, &id).await? {
+                Some((_, meta)) => self.bring_files(&ctx, &id, &meta.settings, files).await,
+                None => Ok(()),
+            }
+        };
+        let written = write.await;
+        let shim = network_socket(&self.parts.config.state, &id);
+        let relayed = handover::bring_relays(&shim, &relays).await;
+        let handed = handover::hand_over(&shim, handovers).await;
+        written.and(relayed).and(handed)
+    }
+
+    async fn settle_attached(&self, ctx: &Context, id: &str, meta: &Meta, pid: u32) -> Result<()> {
+        let Connected { endpoints, .. } = self.connected(ctx, id);
         let mut present = meta.clone();
         let networking = &meta.settings.networking;
         let is_there = |network: &str| endpoints.iter().any(|e| e.network == network);
@@ -231,16 +278,39 @@ impl Engine {
                 self.took_effect(ctx, id, meta, joined).await?;
             }
         }
-        let (missing, beyond) = super::ports::differences(&networking.published(), &ports);
-        if !missing.is_empty() {
+        Ok(())
+    }
+
+    async fn settle_ports(&self, ctx: &Context, id: &str, meta: &Meta) -> Result<()> {
+        let Connected { endpoints, ports } = self.connected(ctx, id);
+        let wishes = meta.settings.networking.published();
+        let (missing, beyond) = super::ports::differences(&wishes, &ports);
+        let go = async {
+            if beyond.is_empty() {
+                return Ok(());
+            }
+            let joined = self.parts.endpoints.unpublish(ctx, id, &beyond).await?;
+            self.took_effect(ctx, id, meta, joined).await
+        };
+        // They may be in the way of others.
+        let gone = go.await;
+        // Ports that lead nowhere wait for a network.
+        if !missing.is_empty() && self.leads_out(ctx, &endpoints).await {
             let joined = self.parts.endpoints.publish(ctx, id, &missing).await?;
             self.took_effect(ctx, id, meta, joined).await?;
         }
-        if !beyond.is_empty() {
-            let joined = self.parts.endpoints.unpublish(ctx, id, &beyond).await?;
-            self.took_effect(ctx, id, meta, joined).await?;
+        gone
+    }
+
+    /// Whether ports can be published from one of these places.
+    async fn leads_out(&self, ctx: &Context, endpoints: &[Endpoint]) -> bool {
+        for endpoint in endpoints {
+            let network = self.parts.networks.get(ctx, &endpoint.network).await;
+            if network.is_ok_and(|known| known.driver == Driver::Bridge && !known.internal) {
+                return true;
+            }
         }
-        Ok(())
+        false
     }
 
     /// Does what follows a change of a container that runs.

@@ -76,15 +76,21 @@ impl Range {
         Self { subnet, usable: usable_of_all, given, taken, hint, resting: BTreeMap::new() }
     }
 
-    /// Gives an address away: the one that is wanted, else the first free one.
-    pub(crate) fn claim(&mut self, wanted: Option<IpAddr>, taker: Key) -> Result<IpAddr, Refusal> {
+    /// Gives an address away: the one that is wanted, else the first free one. Answers also with
+    /// the interface of the host's through which it was reached by who had it last, if that was
+    /// just now.
+    pub(crate) fn claim(
+        &mut self,
+        wanted: Option<IpAddr>,
+        taker: Key,
+    ) -> Result<(IpAddr, Option<String>), Refusal> {
         let found = match wanted {
             Some(wanted) => self.check(wanted)?,
             None => self.first_free().ok_or(Refusal::Full)?,
         };
         self.taken.insert(found, Taker::Container(taker));
-        self.resting.remove(&found);
-        Ok(address(found, self.is_v6()))
+        let last = self.resting.remove(&found).map(|(_, interface)| interface);
+        Ok((address(found, self.is_v6()), last))
     }
 
     /// Takes note of who has an address from earlier. Whether nobody else has it.
@@ -107,13 +113,6 @@ impl Range {
         if let Some(interface) = interface {
             self.resting.insert(released, (Instant::now() + REST, interface.to_owned()));
         }
-    }
-
-    /// The interface through which an address was reached by who had it last, if that was just
-    /// now.
-    pub(crate) fn last_interface(&self, address: IpAddr) -> Option<&str> {
-        let (until, interface) = self.resting.get(&number(address))?;
-        (*until > Instant::now()).then_some(interface.as_str())
     }
 
     /// An interface of the host's has gone: what was reached through it may be given away.
@@ -186,7 +185,7 @@ mod tests {
     #[test]
     fn the_first_free_one_is_given() {
         let mut range = Range::new(&subnet("10.0.0.0/29", "10.0.0.1", None));
-        let mut claim = |id: &str| range.claim(None, key(id));
+        let mut claim = |id: &str| range.claim(None, key(id)).map(|(address, _)| address);
         assert_eq!(claim("a"), Ok(ip("10.0.0.2")));
         assert_eq!(claim("b"), Ok(ip("10.0.0.4")));
         assert_eq!(claim("c"), Ok(ip("10.0.0.5")));
@@ -195,7 +194,7 @@ mod tests {
         range.release(ip("10.0.0.4"), &key("a"), None);
         assert_eq!(range.claim(None, key("e")), Err(Refusal::Full));
         range.release(ip("10.0.0.4"), &key("b"), None);
-        assert_eq!(range.claim(None, key("e")), Ok(ip("10.0.0.4")));
+        assert_eq!(range.claim(None, key("e")), Ok((ip("10.0.0.4"), None)));
     }
 
     #[test]
@@ -203,21 +202,26 @@ mod tests {
         let mut range = Range::new(&subnet("10.0.0.0/29", "10.0.0.1", None));
         range.claim(None, key("a")).unwrap();
         range.release(ip("10.0.0.2"), &key("a"), Some("veth1"));
-        assert_eq!(range.last_interface(ip("10.0.0.2")), Some("veth1"));
-        assert_eq!(range.claim(None, key("b")), Ok(ip("10.0.0.4")));
+        assert_eq!(range.claim(None, key("b")), Ok((ip("10.0.0.4"), None)));
         range.gone("veth1");
-        assert_eq!(range.claim(None, key("c")), Ok(ip("10.0.0.2")));
+        assert_eq!(range.claim(None, key("c")), Ok((ip("10.0.0.2"), None)));
         range.release(ip("10.0.0.2"), &key("c"), Some("veth2"));
-        for (id, address) in [("d", "10.0.0.5"), ("e", "10.0.0.6"), ("f", "10.0.0.2")] {
-            assert_eq!(range.claim(None, key(id)), Ok(ip(address)), "{id}");
+        for (id, address) in [("d", "10.0.0.5"), ("e", "10.0.0.6")] {
+            assert_eq!(range.claim(None, key(id)), Ok((ip(address), None)), "{id}");
         }
+        // With none left, and for who asks for it: whoever had it is still to go.
+        let veth = |number: u8| Some(format!("veth{number}"));
+        assert_eq!(range.claim(None, key("f")), Ok((ip("10.0.0.2"), veth(2))));
+        range.release(ip("10.0.0.2"), &key("f"), Some("veth3"));
+        let wanted = Some(ip("10.0.0.2"));
+        assert_eq!(range.claim(wanted, key("g")), Ok((ip("10.0.0.2"), veth(3))));
     }
 
     #[test]
     fn who_asks_for_one_gets_it_or_hears_who_has_it() {
         let mut range = Range::new(&subnet("10.0.0.0/24", "10.0.0.1", Some("10.0.0.128/25")));
-        assert_eq!(range.claim(None, key("a")), Ok(ip("10.0.0.128")));
-        assert_eq!(range.claim(Some(ip("10.0.0.9")), key("b")), Ok(ip("10.0.0.9")));
+        assert_eq!(range.claim(None, key("a")), Ok((ip("10.0.0.128"), None)));
+        assert_eq!(range.claim(Some(ip("10.0.0.9")), key("b")), Ok((ip("10.0.0.9"), None)));
         let mut refused = |text: &str| range.claim(Some(ip(text)), key("c")).unwrap_err();
         assert_eq!(refused("10.0.0.9"), Refusal::Taken(Taker::Container(key("b"))));
         assert_eq!(refused("10.0.0.1"), Refusal::Taken(Taker::Gateway));
@@ -238,16 +242,16 @@ mod tests {
             reserved: BTreeMap::new(),
         };
         let mut range = Range::new(&subnet);
-        assert_eq!(range.claim(None, key("a")), Ok(ip("fd00:1::2")));
+        assert_eq!(range.claim(None, key("a")), Ok((ip("fd00:1::2"), None)));
         let last = ip("fd00:1::ffff:ffff:ffff:ffff");
-        assert_eq!(range.claim(Some(last), key("b")), Ok(last));
+        assert_eq!(range.claim(Some(last), key("b")), Ok((last, None)));
         assert_eq!(range.claim(Some(ip("fd00:1::")), key("c")), Err(Refusal::Outside));
     }
 
     #[test]
     fn two_addresses_are_a_subnet() {
         let mut range = Range::new(&subnet("10.0.0.0/31", "10.0.0.0", None));
-        assert_eq!(range.claim(None, key("a")), Ok(ip("10.0.0.1")));
+        assert_eq!(range.claim(None, key("a")), Ok((ip("10.0.0.1"), None)));
         assert_eq!(range.claim(None, key("b")), Err(Refusal::Full));
     }
 }

@@ -29,6 +29,8 @@ struct Making {
     master: Option<u32>,
     /// The name that it gets at first.
     made_as: String,
+    /// Longest packet; the kernel's default when `None`.
+    mtu: Option<u32>,
 }
 
 impl Inner {
@@ -101,7 +103,10 @@ impl Inner {
                 true => at.endpoint.interface.clone(),
                 false => format!("mv{:07x}", rand::random::<u32>() >> 4),
             };
-            Ok(Making { placed: at.clone(), master, made_as })
+            // The parent of macvlan interfaces says how long their packets may be.
+            let usual = self.config.mtu.filter(|_| bridge);
+            let mtu = at.settings.mtu.or(usual);
+            Ok(Making { placed: at.clone(), master, made_as, mtu })
         });
         making.collect()
     }
@@ -119,12 +124,15 @@ async fn delete_all(places: &[Placed], mut own: Vec<String>, pid: u32) {
     let macvlan = places.iter().filter(|at| at.network.driver == Driver::Macvlan);
     own.extend(macvlan.map(|at| at.endpoint.interface.clone()));
     let deleted = blocking(move || delete(&ends)).await;
-    let inside = match own.is_empty() {
-        true => Ok(()),
-        false => in_namespace(pid, move || delete(&own)).await,
+    let inside = async {
+        if own.is_empty() {
+            return Ok(());
+        }
+        blocking(move || namespace_number(pid)).await?;
+        in_namespace(pid, move || delete(&own)).await
     };
     // A process that has ended has taken its interfaces along.
-    match deleted.and(inside) {
+    match deleted.and(inside.await) {
         Err(err) if !err.is_not_found() => {
             tracing::warn!(error = %err, "take interfaces of a container away");
         }
@@ -140,6 +148,8 @@ fn delete(names: &[String]) -> Result<()> {
 /// Makes links, all or none.
 async fn try_links(making: Vec<Making>, pid: u32) -> Result<()> {
     let made = blocking(move || {
+        // Whoever has that number by now may be in the host's network.
+        namespace_number(pid)?;
         let netlink = Netlink::open()?;
         let hairpin = sysctl::sysctl("net/bridge/bridge-nf-call-iptables")?;
         let hairpin = hairpin.as_deref() == Some("1");
@@ -181,7 +191,7 @@ fn make_link(netlink: &Netlink, making: &Making, pid: u32, hairpin: bool) -> Res
         return netlink.add_veth(&Veth {
             name: &endpoint.host_interface,
             master,
-            mtu: settings.mtu,
+            mtu: making.mtu,
             peer: &making.made_as,
             mac: endpoint.mac,
             pid,
@@ -200,7 +210,7 @@ fn make_link(netlink: &Netlink, making: &Making, pid: u32, hairpin: bool) -> Res
         mode: settings.macvlan,
         name: &making.made_as,
         mac: endpoint.mac,
-        mtu: settings.mtu,
+        mtu: making.mtu,
         pid,
     })
 }

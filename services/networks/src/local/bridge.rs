@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use gantry_core::networks::Network;
-use gantry_core::{Error, Kind, Result};
+use gantry_core::{Error, Result};
 use ipnet::IpNet;
 
 use super::config::NetworkConfig;
 use super::options::Settings;
-use crate::addresses::overlap;
+use crate::addresses::{AddressPool, choose, overlap};
 use crate::names::HostResolver;
 use crate::netlink::{Link, Mac, Netlink, sysctl};
 
@@ -131,12 +131,12 @@ fn mac(id: &str) -> Mac {
     [0x02, 0x67, a, b, c, d]
 }
 
-/// What the host reaches by itself, of which no network may have a part.
+/// What the host reaches by itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HostAddresses {
-    /// Its own networks, and servers of names.
+    /// Networks that it has an address of, and servers of names: no network may have a part.
     own: Vec<IpNet>,
-    /// What it reaches through routers.
+    /// What it has routes to.
     routed: Vec<IpNet>,
 }
 
@@ -150,55 +150,62 @@ impl HostAddresses {
         };
         let mut read = Self::default();
         for route in netlink.routes()? {
-            let own = Some(route.index) == without;
-            // The default route leads to everything.
-            if !own && route.net.prefix_len() > 0 {
-                let list = if route.gateway.is_some() { &mut read.routed } else { &mut read.own };
-                list.push(route.net);
+            // The default route leads to everything, and so do the halves that a VPN has instead.
+            if Some(route.index) != without && route.net.prefix_len() > 1 {
+                read.routed.push(route.net);
             }
         }
         let addresses = netlink.addresses()?.into_iter();
         let others = addresses.filter(|(index, _)| Some(*index) != without);
-        read.own.extend(others.map(|(_, address)| IpNet::from(address.addr())));
+        read.own.extend(others.map(|(_, address)| address.trunc()));
         let servers = HostResolver::read(&config.resolv_conf)?.servers;
         let servers = servers.iter().filter_map(|text| text.parse::<IpAddr>().ok());
         read.own.extend(servers.map(IpNet::from));
         Ok(read)
     }
 
-    /// All of it.
-    pub(super) fn all(&self) -> Vec<IpNet> {
-        self.own.iter().chain(&self.routed).copied().collect()
+    /// The first subnet of these pools that has nothing in common with those that are taken and
+    /// with what the host reaches; when its routes leave none, as those of a VPN may, the first
+    /// one that the host has no address of.
+    pub(super) fn choose(&self, pools: &[AddressPool], v6: bool, taken: &[IpNet]) -> Option<IpNet> {
+        let own: Vec<_> = taken.iter().chain(&self.own).copied().collect();
+        let all: Vec<_> = own.iter().chain(&self.routed).copied().collect();
+        choose(pools, v6, &all).or_else(|| choose(pools, v6, &own))
     }
 
-    /// Refuses a subnet that is the host's in part. One that the host reaches through routers may
-    /// be a part of what is there: then it is told of.
+    /// Whether the host has an address of this subnet, or asks a server of names there.
+    pub(super) fn is_in(&self, subnet: &IpNet) -> bool {
+        self.own.iter().any(|other| overlap(other, subnet))
+    }
+
+    /// Refuses a subnet that is the host's in part, or that has all of what the host has a route
+    /// to. Answers as [`HostAddresses::warning`].
     pub(super) fn check(&self, subnet: IpNet) -> Result<Option<String>> {
-        let refuse = |other: &IpNet| {
-            Err(Error::new(
-                Kind::FailedPrecondition,
-                format!(
-                    "invalid pool request: Pool overlaps with other one on this address space: \
-                     {subnet} has addresses of {other}, which the host reaches already"
-                ),
-            ))
-        };
-        if let Some(other) = self.own.iter().find(|other| overlap(other, &subnet)) {
-            return refuse(other);
-        }
-        match self.routed.iter().find(|other| overlap(other, &subnet)) {
-            Some(other) if subnet.contains(other) => refuse(other),
-            Some(other) => Ok(Some(format!(
-                "{subnet} is a part of {other}, to which the host has a route: hosts with these \
-                 addresses are not reached any more"
+        let own = self.own.iter().find(|other| overlap(other, &subnet));
+        let taken = own.or_else(|| self.routed.iter().find(|other| subnet.contains(*other)));
+        match taken {
+            Some(other) => Err(Error::failed_precondition(format!(
+                "invalid pool request: Pool overlaps with other one on this address space: \
+                 {subnet} has addresses of {other}, which the host reaches already"
             ))),
-            None => Ok(None),
+            None => Ok(self.warning(subnet)),
         }
+    }
+
+    /// What is to be told of a subnet with addresses that the host has a route to.
+    pub(super) fn warning(&self, subnet: IpNet) -> Option<String> {
+        let other = self.routed.iter().find(|other| overlap(other, &subnet))?;
+        Some(format!(
+            "{subnet} has addresses of {other}, to which the host has a route: hosts with these \
+             addresses are not reached any more"
+        ))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gantry_core::Kind;
+
     use super::*;
 
     #[test]
@@ -212,7 +219,26 @@ mod tests {
             let err = host.check(net(refused)).unwrap_err();
             assert_eq!(err.kind(), Kind::FailedPrecondition, "{refused}");
         }
-        assert_eq!(host.all().len(), 2);
+    }
+
+    #[test]
+    fn routes_to_everywhere_leave_something() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let pools = ["172.18.0.0/15", "192.168.0.0/16"];
+        let pools = pools.map(|base| AddressPool { base: net(base), size: 24 });
+        let chosen = |own: &[&str], routed: &[&str]| {
+            let nets = |all: &[&str]| -> Vec<_> { all.iter().map(|text| net(text)).collect() };
+            let host = HostAddresses { own: nets(own), routed: nets(routed) };
+            let subnet = host.choose(&pools, false, &[net("172.18.0.0/24")]);
+            subnet.map(|subnet| (subnet.to_string(), host.warning(subnet).is_some()))
+        };
+        let is = |subnet: &str, warns| Some((subnet.to_owned(), warns));
+        assert_eq!(chosen(&[], &[]), is("172.18.1.0/24", false));
+        assert_eq!(chosen(&[], &["172.16.0.0/12"]), is("192.168.0.0/24", false));
+        let both = ["172.16.0.0/12", "192.168.0.0/16"];
+        assert_eq!(chosen(&[], &both), is("172.18.1.0/24", true));
+        assert_eq!(chosen(&["172.18.0.0/16"], &both), is("172.19.0.0/24", true));
+        assert_eq!(chosen(&both, &[]), None);
     }
 
     #[test]

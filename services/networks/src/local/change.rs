@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_core::db::blocking;
-use gantry_core::networks::{Attachment, Driver, Handover, Joined, Member, Published};
+use gantry_core::networks::{Attachment, Driver, Handover, Joined, Member, PortWish, Published};
 use gantry_core::{Error, Result};
 
 use super::inner::Inner;
@@ -12,6 +12,7 @@ use super::leave::forget_flows_of;
 use super::memory::Placed;
 use super::plan::{Targets, changes};
 use super::records::MemberRecord;
+use super::recover::check_process;
 use super::reserve::{alone_only, not_reserved};
 use super::resolver::{ResolverSockets, dns_names, files, servers};
 use crate::addresses::Key;
@@ -31,25 +32,27 @@ impl Inner {
         };
         let (before, was) = self.running(&key)?;
         self.check_connect(&key, &before, &was, &attachment)?;
+        check_process(pid, before.namespace).await?;
         self.ensure(&attachment.network).await?;
         let (this, own, old) = (Arc::clone(self), key.clone(), before.clone());
-        let reserved = blocking(move || this.reserve_further(&own, &old, &attachment));
+        let wishes = member.ports;
+        let reserved = blocking(move || this.reserve_further(&own, &old, &attachment, &wishes));
         let (record, placed) = reserved.await?;
         let Some(new) = placed.last().cloned() else { return Err(not_reserved(&key)) };
         let rules = [&before, &record].map(|record| record.ports.clone());
         let (old, to) = (Targets::of(&was), Targets::of(&placed));
         let comes = changes(&old.rules(&rules[0]), &to.rules(&rules[1]));
-        let with_resolver = record.asks_shim && record.resolver.is_none();
         let new = [new];
         let (attached, ruled) =
-            tokio::join!(self.attach(&new, &placed, pid, with_resolver), self.change_rules(&comes));
-        let done = match (attached, ruled) {
-            (Ok(resolver), Ok(())) => {
-                self.connected(&key, &new, resolver.as_ref()).await.map(|()| resolver)
-            }
-            (Err(err), _) | (_, Err(err)) => Err(err),
+            tokio::join!(self.attach(&new, &placed, pid, false), self.change_rules(&comes));
+        let done = async {
+            attached.and(ruled)?;
+            // Its first ones, or those that a shim was not handed.
+            let resolver = self.missing_resolver(&key, &record).await?;
+            self.connected(&key, &new, resolver.as_ref()).await?;
+            Ok::<_, Error>(resolver)
         };
-        match done {
+        match done.await {
             Ok(resolver) => self.told(&key, &old, &to, &rules, resolver).await,
             Err(err) => {
                 self.undo_connect(&key, before, &new, pid).await;
@@ -95,13 +98,14 @@ impl Inner {
         key: &Key,
         before: &MemberRecord,
         attachment: &Attachment,
+        wishes: &[PortWish],
     ) -> Result<(MemberRecord, Vec<Placed>)> {
         let further = || {
             self.reserve_places(key, std::slice::from_ref(attachment))?;
             let (record, placed) = self.present(key)?;
             // Ports that led nowhere so far.
             if record.ports.is_empty() {
-                self.take_ports(key, &Targets::of(&placed), &record.wishes)?;
+                self.take_ports(key, &Targets::of(&placed), wishes)?;
             }
             let asks = servers(&self.host_resolver(), &record, &placed) == Servers::Shim;
             self.update(key, |record| record.asks_shim = asks);
@@ -132,8 +136,9 @@ impl Inner {
         self.release_ports(key, &ports);
     }
 
-    /// Lets others find a container where it has just been connected.
-    async fn connected(
+    /// Lets others find a container where it has just been connected, and stores where its shim
+    /// answers names if that is new.
+    pub(super) async fn connected(
         self: &Arc<Self>,
         key: &Key,
         new: &[Placed],
@@ -239,6 +244,7 @@ impl Inner {
                 leaving.network.name
             )));
         }
+        check_process(pid, before.namespace).await?;
         let mut after = without(&before, &leaving);
         let placed = self.memory().placed(&after);
         let (old, to) = (Targets::of(&was), Targets::of(&placed));
@@ -283,6 +289,9 @@ impl Inner {
             let mut memory = self.memory();
             let Some(present) = memory.members.get_mut(&key) else { return Ok(()) };
             let record = &mut present.record;
+            if record.name == name {
+                return Ok(());
+            }
             record.name = name;
             let names: Vec<_> = record
                 .attachments

@@ -30,10 +30,13 @@ pub struct NetworkConfig {
     /// Where networks get subnets of IPv4 from, and of IPv6 when there is such a pool: otherwise
     /// from a range of unique local addresses that is this installation's.
     pub pools: Vec<AddressPool>,
-    /// Whether chains of others that would drop packets of ours are told to accept them.
+    /// Whether chains of others that end by dropping what goes into our networks, and what their
+    /// containers send, are told there to accept it.
     pub accept_elsewhere: bool,
     /// Whether the daemon lets the kernel forward packets between interfaces, as containers need
-    /// it; otherwise somebody else has to.
+    /// it; otherwise somebody else has to. The kernel does so for all of the host's neighbours
+    /// then, unless another firewall keeps it from that: a drop of ours could not be lifted by
+    /// those who forward for others here, such as other container engines.
     pub forwarding: bool,
     /// The host's resolv.conf(5).
     pub resolv_conf: PathBuf,

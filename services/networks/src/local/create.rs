@@ -13,7 +13,7 @@ use super::memory::{Known, Memory, Phase};
 use super::options::{self, Settings};
 use super::predefined::{exhausted, new_id, pools6, taken};
 use super::records::{NETWORKS, NetworkRecord};
-use crate::addresses::{checked, choose, overlap};
+use crate::addresses::{checked, overlap};
 use crate::netlink::Netlink;
 use crate::nft::Change;
 use crate::ports::has_ipv6;
@@ -46,11 +46,13 @@ impl Inner {
         let stored = write(&self.db, Durability::Sync, move |tx| {
             NETWORKS.put(tx, owner.as_str(), &row.network.id, &row)
         });
-        let made = match stored.await {
-            Ok(()) => self.ensure(&id).await,
-            Err(err) => Err(err),
+        let make = async {
+            stored.await?;
+            let more = self.ensure(&id).await?;
+            self.begin_names(&id).await?;
+            Ok::<_, Error>(more)
         };
-        match made {
+        match make.await {
             Ok(more) => warnings.extend(more),
             Err(err) => {
                 self.undo(&record).await;
@@ -60,7 +62,6 @@ impl Inner {
         if let Ok(known) = self.memory().known(&id) {
             known.phase = Phase::Ready;
         }
-        self.begin_names(&id).await.map_err(failed)?;
         Ok((record.network, warnings))
     }
 
@@ -87,14 +88,15 @@ impl Inner {
                     subnet
                 }
                 None => {
-                    let own: Vec<_> = others.iter().map(|(_, net)| *net).collect();
-                    let all: Vec<_> = own.into_iter().chain(host.all()).collect();
+                    let taken: Vec<_> = others.iter().map(|(_, net)| *net).collect();
                     let pools = if v6 {
                         pools6(&self.config, local_range)
                     } else {
                         self.config.pools.clone()
                     };
-                    checked(new, choose(&pools, v6, &all).ok_or_else(exhausted)?)?
+                    let subnet = host.choose(&pools, v6, &taken).ok_or_else(exhausted)?;
+                    warnings.extend(host.warning(subnet));
+                    checked(new, subnet)?
                 }
             };
             subnets.push(subnet);

@@ -13,13 +13,13 @@ use tokio::sync::{Notify, OnceCell};
 use super::bridge;
 use super::config::NetworkConfig;
 use super::memory::{Known, Memory, Phase};
-use super::plan::bridge_rules;
+use super::plan::{Targets, bridge_rules};
 use super::predefined;
 use super::records::{MEMBERS, MemberRecord, NETWORKS};
 use crate::addresses::Key;
 use crate::names::NameDirectory;
-use crate::nft::{Change, Firewall, Rules};
-use crate::ports::{Ports, holder};
+use crate::nft::{Change, Explained, Firewall, Rules};
+use crate::ports::{Ports, listener};
 
 /// How long an interface may take to go with its namespace.
 const GRACE: Duration = Duration::from_secs(2);
@@ -116,11 +116,39 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes the firewall say what is known, unless it does.
+    async fn assert_known(&self) -> Result<()> {
+        if self.asserted.initialized() {
+            return Ok(());
+        }
+        self.assert_rules(self.known_rules()).await
+    }
+
+    /// The rules for the bridges that are there or used, and for all that is published.
+    fn known_rules(&self) -> Rules {
+        let memory = self.memory();
+        let mut rules = Rules::default();
+        let bridges = memory.networks.values().filter(|known| {
+            let there = known.index.is_some() || !known.members.is_empty();
+            known.is_bridge() && there && known.phase != Phase::Removing
+        });
+        for known in bridges {
+            let bridge = bridge_rules(&known.record.network, &known.settings);
+            rules.bridges.insert(known.id().to_owned(), bridge);
+        }
+        for present in memory.members.values().filter(|present| present.record.joined) {
+            let targets = Targets::of(&memory.placed(&present.record));
+            rules.ports.extend(targets.rules(&present.record.ports));
+        }
+        rules
+    }
+
     /// Changes the firewall.
     pub(super) async fn change_rules(&self, changes: &[Change]) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
+        self.assert_known().await?;
         let firewall = self.firewall()?;
         faults::around_async("change the firewall", firewall.apply(changes)).await
     }
@@ -140,7 +168,7 @@ impl Inner {
 
     /// [`Inner::ensure`] for who holds the network, whatever was known of the bridge.
     pub(super) async fn ensure_held(self: &Arc<Self>, id: &str) -> Result<Vec<String>> {
-        self.assert_rules(Rules::default()).await?;
+        self.assert_known().await?;
         self.settle_default(id).await?;
         let made = self.make_bridge(id).await?;
         let rules = {
@@ -172,7 +200,8 @@ impl Inner {
     fn needs_bridge(&self, id: &str) -> Result<bool> {
         let mut memory = self.memory();
         let known = memory.known(id)?;
-        Ok(known.is_bridge() && known.index.is_none())
+        // A bridge is of no use without rules.
+        Ok(known.is_bridge() && (known.index.is_none() || !self.asserted.initialized()))
     }
 
     /// Writes what is known of a container. It blocks.
@@ -219,17 +248,22 @@ impl Inner {
             of_number.map(|(port, (_, container))| (port.clone(), container.clone())).collect()
         };
         let listener = match published.is_empty() {
-            true => blocking(move || Ok(holder(protocol, None, port))).await?.unwrap_or_default(),
-            false => String::new(),
+            true => blocking(move || Ok(listener(protocol, port))).await?,
+            false => None,
         };
-        let chains = match &self.firewall {
+        let explained = match &self.firewall {
             Ok(firewall) => firewall.explain(port, protocol).await?,
-            Err(_) => Vec::new(),
+            Err(_) => Explained { chains: Vec::new(), passes: [true; 2] },
         };
-        let open = published.iter().any(|(port, _)| !port.host_ip.is_loopback());
-        let dropped = chains.iter().any(|chain| chain.verdict == "drop");
-        let reachable = (open || !listener.is_empty()) && !dropped;
-        Ok(Explanation { published, chains, reachable, listener })
+        let awaited = |v6: bool| {
+            let mut hosts = published.iter().map(|(port, _)| port.host_ip);
+            hosts.any(|host| host.is_ipv6() == v6 && !host.is_loopback())
+                || listener.as_ref().is_some_and(|listener| listener.kinds[usize::from(v6)])
+        };
+        let mut kinds = [false, true].into_iter();
+        let reachable = kinds.any(|v6| awaited(v6) && explained.passes[usize::from(v6)]);
+        let listener = listener.map(|listener| listener.name).unwrap_or_default();
+        Ok(Explanation { published, chains: explained.chains, reachable, listener })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gantry_core::db::blocking;
-use gantry_core::networks::{Handover, Joined, Protocol, Published};
+use gantry_core::networks::{Driver, Handover, Joined, Protocol, Published};
 use gantry_core::{Error, Result};
 
 use super::attach::namespace_number;
@@ -27,12 +27,16 @@ impl Inner {
                 record.name
             )));
         }
+        // With the host's network it never gets interfaces; all others may.
+        let namespace = match placed.iter().any(|at| at.network.driver == Driver::Host) {
+            true => 0,
+            false => blocking(move || namespace_number(pid)).await?,
+        };
         if !plan::has_interfaces(&placed) {
-            self.joined(&key, pid, 0, None).await?;
+            self.joined(&key, pid, namespace, None).await?;
             let (endpoints, ports) = (record.endpoints, record.ports);
             return Ok(Joined { endpoints, ports, ..Joined::default() });
         }
-        let namespace = blocking(move || namespace_number(pid)).await?;
         let targets = Targets::of(&placed);
         let rules = targets.rules(&record.ports);
         let comes = changes(&BTreeSet::new(), &rules);

@@ -33,7 +33,8 @@ pub(super) enum GatewayMode {
     Nat,
     /// The same, and containers are reached by their own addresses as well.
     NatUnprotected,
-    /// No address is translated: published ports are open at the container's own address.
+    /// No address is translated: published ports are open at the container's own address, and
+    /// pings are answered.
     Routed,
 }
 

@@ -116,7 +116,7 @@ impl Targets {
     /// The rules for these ports.
     pub(super) fn rules(&self, ports: &[Published]) -> BTreeSet<PortRule> {
         let rule = |port: &Published| {
-            let target = self.same_kind(port)?;
+            let target = self.target(port)?;
             Some(PortRule {
                 published: port.clone(),
                 target: target.address,
@@ -126,15 +126,20 @@ impl Targets {
         ports.iter().filter_map(rule).collect()
     }
 
-    /// Where the relay at a port leads: an address of the same kind if there is one.
+    /// Where the relay at a port leads.
     pub(super) fn relay(&self, port: &Published) -> Option<SocketAddr> {
-        let other = if port.host_ip.is_ipv6() { &self.ipv4 } else { &self.ipv6 };
-        let target = self.same_kind(port).or(other.as_ref())?;
-        (port.host_port != 0).then(|| SocketAddr::new(target.address, port.container_port))
+        let target = self.target(port).filter(|_| port.host_port != 0)?;
+        Some(SocketAddr::new(target.address, port.container_port))
     }
 
-    fn same_kind(&self, port: &Published) -> Option<&Target> {
-        if port.host_ip.is_ipv6() { self.ipv6.as_ref() } else { self.ipv4.as_ref() }
+    /// Where a port leads: an address of its kind if there is one, else one of the other to which
+    /// a relay leads.
+    fn target(&self, port: &Published) -> Option<&Target> {
+        let (same, other) = match port.host_ip.is_ipv6() {
+            true => (&self.ipv6, &self.ipv4),
+            false => (&self.ipv4, &self.ipv6),
+        };
+        same.as_ref().or_else(|| other.as_ref().filter(|_| port.host_port != 0))
     }
 }
 
@@ -159,6 +164,8 @@ pub(super) fn bridge_rules(network: &Network, settings: &Settings) -> BridgeRule
         trusted: settings.trusted.clone(),
         unprotected4: settings.mode4 == GatewayMode::NatUnprotected,
         unprotected6: settings.mode6 == GatewayMode::NatUnprotected,
+        routed4: settings.mode4 == GatewayMode::Routed,
+        routed6: settings.mode6 == GatewayMode::Routed,
     }
 }
 
@@ -253,11 +260,13 @@ mod tests {
         let targets = Targets::of(&[placed("a", 1, true, false)]);
         let ports = [port("0.0.0.0", 8080), port("::", 8080)];
         let rules = targets.rules(&ports);
-        assert_eq!(rules.len(), 1);
-        assert_eq!(rules.first().unwrap().target.to_string(), "10.0.1.2");
-        for port in &ports {
+        assert_eq!(rules.len(), 2);
+        for (port, rule) in ports.iter().zip(&rules) {
+            assert_eq!(rule.target.to_string(), "10.0.1.2");
             assert_eq!(targets.relay(port), Some("10.0.1.2:80".parse().unwrap()));
         }
+        // An address of the container's own is not relayed.
+        assert!(targets.rules(&[port("::", 0)]).is_empty());
         let both = Targets::of(&[placed("a", 1, true, true)]);
         assert_eq!(both.rules(&ports).len(), 2);
         assert_eq!(both.relay(&ports[1]), Some("[fd00:1::2]:80".parse().unwrap()));

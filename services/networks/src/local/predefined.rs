@@ -14,7 +14,7 @@ use super::inner::Inner;
 use super::memory::{Known, Memory};
 use super::options;
 use super::records::{INSTALLATION, INSTALLATION_KEY, Installation};
-use crate::addresses::{AddressPool, checked, choose, overlap};
+use crate::addresses::{AddressPool, checked, overlap};
 use crate::netlink::Netlink;
 use crate::ports::has_ipv6;
 
@@ -133,16 +133,17 @@ impl Inner {
         let subnets = {
             let mut memory = self.memory();
             let taken: Vec<_> = taken(&memory, id).into_iter().map(|(_, net)| net).collect();
-            let taken: Vec<_> = taken.into_iter().chain(host.all()).collect();
             let known = memory.known(id)?;
             let before = &known.record.network.subnets;
             let fits = |subnet: &Subnet| {
-                let in_the_way = taken.iter().any(|other| overlap(other, &subnet.subnet));
+                let mut others = taken.iter();
+                let in_the_way = host.is_in(&subnet.subnet)
+                    || others.any(|other| overlap(other, &subnet.subnet));
                 let wanted = self.config.bridge_subnet;
                 let other = wanted.is_some_and(|net| {
                     net.addr().is_ipv4() == subnet.subnet.addr().is_ipv4() && net != subnet.subnet
                 });
-                // What a bridge has that is there has proved itself.
+                // What a bridge has that is there has proved itself; routes may come and go.
                 !other && (there || !in_the_way)
             };
             let kinds = [true, self.config.bridge_ipv6 && has_ipv6()];
@@ -153,7 +154,10 @@ impl Inner {
             let mut subnets = Vec::new();
             for (v6, pools) in [(false, self.config.bridge_pools()), (true, pools6)] {
                 if kinds[usize::from(v6)] {
-                    let subnet = choose(&pools, v6, &taken).ok_or_else(exhausted)?;
+                    let subnet = host.choose(&pools, v6, &taken).ok_or_else(exhausted)?;
+                    if let Some(warning) = host.warning(subnet) {
+                        tracing::warn!("{warning}");
+                    }
                     subnets.push(checked(&NewSubnet::default(), subnet)?);
                 }
             }

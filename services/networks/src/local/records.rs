@@ -1,9 +1,7 @@
 //! What is stored of networks and of containers in them.
 
 use gantry_core::db::Table;
-use gantry_core::networks::{
-    self, Attachment, DnsWish, Endpoint, Member, Network, PortWish, Published,
-};
+use gantry_core::networks::{self, Attachment, DnsWish, Endpoint, Member, Network, Published};
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +45,6 @@ pub(super) struct MemberRecord {
     pub(super) dns: DnsWish,
     /// What it asked for.
     pub(super) attachments: Vec<Attachment>,
-    /// Ports that it asked for.
-    pub(super) wishes: Vec<PortWish>,
     /// Where it is, in the order of its attachments.
     pub(super) endpoints: Vec<Endpoint>,
     /// Ports that it has.
@@ -79,7 +75,6 @@ impl MemberRecord {
             name: member.name.clone(),
             hostname: member.hostname.clone(),
             dns: member.dns.clone(),
-            wishes: member.ports.clone(),
             ..Self::default()
         }
     }
@@ -91,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_was_stored_is_read() {
-        // As the first release wrote it: new fields must not be needed.
+        // As the first daemons wrote it: new fields must not be needed, old ones do no harm.
         let stored = r#"{"name":"web","hostname":"web","dns":{"servers":[],"search":[],
             "options":[]},"attachments":[{"network":"n","aliases":[],"ipv4":null,"ipv6":null,
             "mac":null,"options":{},"gateway_priority":0,"link_local":[]}],"wishes":[{"host_ip":

@@ -1,23 +1,24 @@
 //! What is done when the daemon starts.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use gantry_core::db::{Durability, blocking, write_blocking};
-use gantry_core::networks::{Handover, Living, Recovered};
+use gantry_core::networks::{Handover, Living, NameFiles, Recovered};
 use gantry_core::{Error, Namespace, Result, faults};
 
 use super::attach::namespace_number;
 use super::inner::Inner;
 use super::join::relay_message;
 use super::leave::forget_flows_of;
-use super::memory::{Present, addresses};
-use super::plan::{Targets, bridge_rules};
+use super::memory::{Phase, Placed, Present, addresses};
+use super::plan::{Targets, bridge_rules, changes};
 use super::records::{MEMBERS, MemberRecord};
-use super::resolver::ResolverSockets;
+use super::resolver::{ResolverSockets, files, servers};
 use crate::addresses::Key;
+use crate::names::Servers;
 use crate::netlink::{Netlink, in_namespace};
-use crate::nft::{Rules, redirect_resolver};
+use crate::nft::{Change, PortRule, Rules, redirect_resolver};
 use crate::ports::rebind;
 
 impl Inner {
@@ -29,6 +30,7 @@ impl Inner {
         if self.firewall.is_ok() {
             if let Err(err) = self.recover_host(dead).await {
                 tracing::error!(error = %err, "bring the host's networks in order");
+                self.assert_later();
             }
             self.watch();
             if let Err(err) = self.repair().await {
@@ -39,11 +41,7 @@ impl Inner {
         let kept = blocking(move || this.recover_names()).await?;
         let mut recovered = Vec::new();
         for key in kept {
-            let handovers = self.missing(&key).await;
-            if !handovers.is_empty() {
-                let (namespace, container) = key;
-                recovered.push(Recovered { namespace, container, handovers });
-            }
+            recovered.extend(self.recovered(key).await);
         }
         Ok(recovered)
     }
@@ -150,17 +148,61 @@ impl Inner {
 
     /// The rules for these networks, and for all that is published.
     fn all_rules(&self, networks: &[String]) -> Rules {
-        let memory = self.memory();
         let mut rules = Rules::default();
+        rules.ports.extend(self.port_rules().into_values().flatten());
+        let memory = self.memory();
         for known in networks.iter().filter_map(|id| memory.networks.get(id)) {
             let bridge = bridge_rules(&known.record.network, &known.settings);
             rules.bridges.insert(known.id().to_owned(), bridge);
         }
-        for present in memory.members.values() {
-            let targets = Targets::of(&memory.placed(&present.record));
-            rules.ports.extend(targets.rules(&present.record.ports));
-        }
         rules
+    }
+
+    /// The rules for what is published, by the containers that have joined.
+    fn port_rules(&self) -> BTreeMap<Key, BTreeSet<PortRule>> {
+        let memory = self.memory();
+        let joined = memory.members.iter().filter(|(_, present)| present.record.joined);
+        let rules = joined.map(|(key, present)| {
+            let targets = Targets::of(&memory.placed(&present.record));
+            (key.clone(), targets.rules(&present.record.ports))
+        });
+        rules.collect()
+    }
+
+    /// Makes the firewall say what it could not be made to say when the daemon started.
+    /// Networks and containers come and go meanwhile.
+    pub(super) async fn assert_again(self: &Arc<Self>) -> Result<()> {
+        let networks: Vec<String> = {
+            let memory = self.memory();
+            let bridges = memory.networks.values().filter(|known| known.is_bridge());
+            let used = bridges.filter(|known| known.index.is_some() || !known.members.is_empty());
+            used.map(|known| known.id().to_owned()).collect()
+        };
+        let before = self.port_rules();
+        self.assert_rules(self.all_rules(&networks)).await?;
+        // Somebody else may have been first, with one network alone, or have changed rules just
+        // before they were replaced.
+        for id in networks {
+            let _held = self.networks.lock(id.clone()).await;
+            let change = match self.memory().networks.get(&id) {
+                Some(known) if known.phase == Phase::Ready => {
+                    Change::AddBridge(id, bridge_rules(&known.record.network, &known.settings))
+                }
+                _ => Change::RemoveBridge(id),
+            };
+            self.change_rules(&[change]).await?;
+        }
+        let keys: BTreeSet<Key> =
+            before.keys().cloned().chain(self.port_rules().into_keys()).collect();
+        for key in keys {
+            let _held = self.members.lock(key.clone()).await;
+            let joined = self.present(&key).ok().filter(|(record, _)| record.joined);
+            let now = joined.map(|(record, placed)| Targets::of(&placed).rules(&record.ports));
+            let now = now.unwrap_or_default();
+            let gone = before.get(&key).map(|old| old - &now).unwrap_or_default();
+            self.change_rules(&changes(&gone, &now)).await?;
+        }
+        Ok(())
     }
 
     /// Files of names as they are to be; those who are there. It blocks.
@@ -183,13 +225,23 @@ impl Inner {
         Ok(members.into_iter().collect())
     }
 
-    /// What the shim of a container does not have, as the daemon ended before it was handed over.
-    async fn missing(self: &Arc<Self>, key: &Key) -> Vec<Handover> {
-        let Ok((record, placed)) = self.present(key) else { return Vec::new() };
+    /// What a container is to have that lives. What was not handed to its shim any more is made
+    /// anew.
+    async fn recovered(self: &Arc<Self>, key: Key) -> Option<Recovered> {
+        let _held = self.members.lock(key.clone()).await;
+        let (this, own) = (Arc::clone(self), key.clone());
+        let (record, placed, files) = blocking(move || this.wanted(&own)).await.ok()?;
+        let resolver = match self.missing_resolver(&key, &record).await {
+            // A connect was cut off before it had any.
+            Ok(Some(sockets)) if record.resolver.is_none() => {
+                self.connected(&key, &[], Some(&sockets)).await.map(|()| Some(sockets))
+            }
+            other => other,
+        };
         let mut handovers = Vec::new();
-        match self.missing_resolver(key, &record).await {
+        match resolver {
             Ok(sockets) => {
-                let path = self.names.resolver(key);
+                let path = self.names.resolver(&key);
                 handovers.extend(sockets.into_iter().flat_map(|sockets| sockets.handovers(&path)));
             }
             Err(err) if err.is_not_found() => {}
@@ -198,42 +250,71 @@ impl Inner {
             }
         }
         let targets = Targets::of(&placed);
-        let ports = record.ports;
-        let relays = blocking(move || {
-            let mut relays = Vec::new();
-            for port in ports.iter().filter(|port| port.host_port != 0) {
-                let Some(message) = relay_message(port, &targets) else { continue };
-                match rebind(port) {
-                    Ok(Some(socket)) => relays.push(Handover { message, socket: Some(socket) }),
-                    Ok(None) => {}
-                    Err(err) => tracing::warn!(error = %err, "keep a published port"),
-                }
-            }
-            Ok(relays)
-        });
-        handovers.extend(relays.await.unwrap_or_default());
-        handovers
+        let all = blocking(move || Ok(all_relays(&record, &targets))).await;
+        let (relays, sockets) = all.unwrap_or_default();
+        handovers.extend(sockets);
+        let (namespace, container) = key;
+        Some(Recovered { namespace, container, relays, handovers, files })
     }
 
-    async fn missing_resolver(
+    /// What is known of a container that lives, and its files as they are to be. It blocks.
+    fn wanted(&self, key: &Key) -> Result<(MemberRecord, Vec<Placed>, NameFiles)> {
+        let (mut record, placed) = self.present(key)?;
+        let host = self.host_resolver();
+        let asks = servers(&host, &record, &placed) == Servers::Shim;
+        if asks && !record.asks_shim {
+            // The host's servers are others by now.
+            record.asks_shim = true;
+            self.update(key, |own| own.asks_shim = true);
+        }
+        let files = files(&host, &record, &placed);
+        Ok((record, placed, files))
+    }
+
+    /// Sockets for the names of a container whose shim is to answer them and has none: new ones,
+    /// or again those that nobody has. Nothing where nothing is missing.
+    ///
+    /// # Errors
+    /// `NotFound` when the container has ended; the kernel's.
+    pub(super) async fn missing_resolver(
         &self,
         key: &Key,
         record: &MemberRecord,
     ) -> Result<Option<ResolverSockets>> {
         let process = self.memory().members.get(key).and_then(|present| present.process);
-        let (Some(ports), Some((pid, namespace))) = (record.resolver, process) else {
+        let ports = record.resolver;
+        let Some((pid, namespace)) = process.filter(|_| record.asks_shim || ports.is_some()) else {
             return Ok(None);
         };
         check_process(pid, namespace).await?;
         in_namespace(pid, move || {
-            let sockets = ResolverSockets::open_again(ports)?;
-            if sockets.is_some() {
-                redirect_resolver(ports.udp, ports.tcp)?;
+            let sockets = match ports {
+                Some(ports) => ResolverSockets::open_again(ports)?,
+                None => Some(ResolverSockets::open()?),
+            };
+            if let Some(sockets) = &sockets {
+                redirect_resolver(sockets.ports.udp, sockets.ports.tcp)?;
             }
             Ok(sockets)
         })
         .await
     }
+}
+
+/// The relays that the shim of a container with these ports is to have, and those of them that
+/// nobody has. It blocks.
+fn all_relays(record: &MemberRecord, targets: &Targets) -> (Vec<String>, Vec<Handover>) {
+    let (mut relays, mut lost) = (Vec::new(), Vec::new());
+    for port in record.ports.iter().filter(|port| port.host_port != 0) {
+        let Some(message) = relay_message(port, targets) else { continue };
+        relays.push(message.clone());
+        match rebind(port) {
+            Ok(Some(socket)) => lost.push(Handover { message, socket: Some(socket) }),
+            Ok(None) => {}
+            Err(err) => tracing::warn!(error = %err, "keep a published port"),
+        }
+    }
+    (relays, lost)
 }
 
 /// Makes sure that a process is the one that it was.

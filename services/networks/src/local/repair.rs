@@ -62,6 +62,22 @@ impl Inner {
         });
     }
 
+    /// Has the firewall say what it is to say as soon as it can be made to.
+    pub(super) fn assert_later(self: &Arc<Self>) {
+        let networks = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                sleep(AGAIN).await;
+                let Some(inner) = networks.upgrade() else { return };
+                match inner.assert_again().await {
+                    Ok(()) => break,
+                    Err(err) => tracing::warn!(error = %err, "make the firewall"),
+                }
+            }
+            tracing::info!("the firewall is whole");
+        });
+    }
+
     /// Brings links in order.
     pub(super) async fn repair(self: &Arc<Self>) -> Result<()> {
         let mut seen = blocking(Seen::look).await?;
@@ -161,7 +177,7 @@ impl Inner {
     }
 
     /// Makes an interface of a container again that has gone, unless the container has as well.
-    async fn attach_again(self: &Arc<Self>, key: &Key, endpoint: &str) -> Result<()> {
+    pub(super) async fn attach_again(self: &Arc<Self>, key: &Key, endpoint: &str) -> Result<()> {
         let _held = self.members.lock(key.clone()).await;
         let (record, placed) = self.present(key)?;
         let process = self.memory().members.get(key).and_then(|present| present.process);
@@ -174,12 +190,16 @@ impl Inner {
         check_process(pid, namespace).await?;
         let name = place.endpoint.host_interface.clone();
         let keep = place.settings.between;
+        let bridge = self.memory().known(&place.network.id)?.index;
         let there = blocking(move || {
             let netlink = Netlink::open()?;
-            if !keep {
-                netlink.delete_link(&name)?;
+            let Some(link) = netlink.link(&name)? else { return Ok(false) };
+            // Somebody else may have made it meanwhile.
+            if keep || bridge.is_some() && link.master == bridge {
+                return Ok(true);
             }
-            Ok(netlink.link(&name)?.is_some())
+            netlink.delete_link(&name)?;
+            Ok(false)
         });
         if there.await? {
             return Ok(());

@@ -69,8 +69,8 @@ impl Inner {
             .members
             .insert(key.clone(), Present { record, sockets: Vec::new(), process: None });
         let reserved = self.reserve_places(key, &member.attachments).and_then(|()| {
-            let (record, placed) = self.present(key)?;
-            self.take_ports(key, &Targets::of(&placed), &record.wishes)?;
+            let (_, placed) = self.present(key)?;
+            self.take_ports(key, &Targets::of(&placed), &member.ports)?;
             let (mut record, placed) = self.present(key)?;
             record.asks_shim = servers(&host, &record, &placed) == Servers::Shim;
             self.update(key, |own| own.asks_shim = record.asks_shim);
@@ -225,10 +225,11 @@ fn place(
         [(false, attachment.ipv4.map(IpAddr::from)), (true, attachment.ipv6.map(IpAddr::from))]
     {
         let Some(range) = known.range(v6) else { continue };
-        let last = fixed.and_then(|address| range.last_interface(address));
-        old.extend(last.map(str::to_owned));
         match range.claim(fixed, key.clone()) {
-            Ok(address) => claimed[usize::from(v6)] = Some(address),
+            Ok((address, last)) => {
+                claimed[usize::from(v6)] = Some(address);
+                old.extend(last);
+            }
             Err(refusal) => {
                 // What was claimed of the other kind.
                 for address in claimed.into_iter().flatten() {

@@ -20,8 +20,9 @@ use crate::names::{HostResolver, Servers, Upstream, hosts_name, resolv_conf, set
 #[derive(Debug)]
 pub(super) struct ResolverSockets {
     pub(super) ports: ResolverPorts,
-    udp: OwnedFd,
-    tcp: OwnedFd,
+    /// Those that nobody has.
+    udp: Option<OwnedFd>,
+    tcp: Option<OwnedFd>,
 }
 
 impl ResolverSockets {
@@ -31,38 +32,55 @@ impl ResolverSockets {
     /// # Errors
     /// The kernel's.
     pub(super) fn open() -> Result<Self> {
-        Self::at(ResolverPorts { udp: 0, tcp: 0 }).map_err(failed)
+        let (udp, udp_port) = udp(0).map_err(failed)?;
+        let (tcp, tcp_port) = tcp(0).map_err(failed)?;
+        let ports = ResolverPorts { udp: udp_port, tcp: tcp_port };
+        Ok(Self { ports, udp: Some(udp), tcp: Some(tcp) })
     }
 
-    /// Sockets at these ports, unless somebody has them.
+    /// Sockets at those of these ports that nobody has; nothing when there are none.
     ///
     /// # Errors
     /// The kernel's.
     pub(super) fn open_again(ports: ResolverPorts) -> Result<Option<Self>> {
-        match Self::at(ports) {
-            Ok(sockets) => Ok(Some(sockets)),
-            Err(err) if err.kind() == io::ErrorKind::AddrInUse => Ok(None),
-            Err(err) => Err(failed(err)),
-        }
-    }
-
-    fn at(ports: ResolverPorts) -> io::Result<Self> {
-        let udp = UdpSocket::bind(SocketAddr::from((RESOLVER, ports.udp)))?;
-        let tcp = TcpListener::bind(SocketAddr::from((RESOLVER, ports.tcp)))?;
-        udp.set_nonblocking(true)?;
-        tcp.set_nonblocking(true)?;
-        let ports = ResolverPorts { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
-        Ok(Self { ports, udp: udp.into(), tcp: tcp.into() })
+        let (udp, tcp) = (unless_taken(udp(ports.udp))?, unless_taken(tcp(ports.tcp))?);
+        let any = udp.is_some() || tcp.is_some();
+        Ok(any.then_some(Self { ports, udp, tcp }))
     }
 
     /// The messages for the shim, whose settings lie there.
-    pub(super) fn handovers(self, settings: &Path) -> [Handover; 3] {
-        let message = |text: &str, socket| Handover { message: text.to_owned(), socket };
-        [
-            message(&format!("resolver {}", settings.display()), None),
-            message("names udp", Some(self.udp)),
-            message("names tcp", Some(self.tcp)),
-        ]
+    pub(super) fn handovers(self, settings: &Path) -> Vec<Handover> {
+        let resolver = format!("resolver {}", settings.display());
+        let mut handovers = vec![Handover { message: resolver, socket: None }];
+        for (name, socket) in [("names udp", self.udp), ("names tcp", self.tcp)] {
+            let message = name.to_owned();
+            handovers.extend(socket.map(|socket| Handover { message, socket: Some(socket) }));
+        }
+        handovers
+    }
+}
+
+/// A socket at that port, or at a free one for port 0, and the port.
+fn udp(port: u16) -> io::Result<(OwnedFd, u16)> {
+    let socket = UdpSocket::bind(SocketAddr::from((RESOLVER, port)))?;
+    socket.set_nonblocking(true)?;
+    let port = socket.local_addr()?.port();
+    Ok((socket.into(), port))
+}
+
+/// The same for TCP.
+fn tcp(port: u16) -> io::Result<(OwnedFd, u16)> {
+    let socket = TcpListener::bind(SocketAddr::from((RESOLVER, port)))?;
+    socket.set_nonblocking(true)?;
+    let port = socket.local_addr()?.port();
+    Ok((socket.into(), port))
+}
+
+fn unless_taken(opened: io::Result<(OwnedFd, u16)>) -> Result<Option<OwnedFd>> {
+    match opened {
+        Ok((socket, _)) => Ok(Some(socket)),
+        Err(err) if err.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(err) => Err(failed(err)),
     }
 }
 
@@ -91,7 +109,7 @@ impl Inner {
         };
         let named = placed.iter().filter(|at| at.network.has_names());
         let paths: Vec<PathBuf> = named.map(|at| self.names.names(&at.network.id)).collect();
-        settings_text(paths.iter().map(PathBuf::as_path), &upstream)
+        settings_text(paths.iter().map(PathBuf::as_path), &upstream, &record.dns.options)
     }
 
     /// Writes them. It blocks.
@@ -154,6 +172,26 @@ pub(super) fn dns_names(record: &MemberRecord, id: &str, aliases: &[String]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_shim_lacks_is_opened_again() {
+        let sockets = ResolverSockets::open().unwrap();
+        let ports = sockets.ports;
+        let told = |sockets: ResolverSockets| -> Vec<String> {
+            let handovers = sockets.handovers(Path::new("/s"));
+            handovers.into_iter().map(|handover| handover.message).collect()
+        };
+        let ResolverSockets { udp, tcp, .. } = sockets;
+        assert!(ResolverSockets::open_again(ports).unwrap().is_none());
+        // The shim got the first of them before the daemon ended.
+        drop(tcp);
+        let again = ResolverSockets::open_again(ports).unwrap().unwrap();
+        assert_eq!(told(again), ["resolver /s", "names tcp"]);
+        drop(udp);
+        let again = ResolverSockets::open_again(ports).unwrap().unwrap();
+        assert_eq!(again.ports, ports);
+        assert_eq!(told(again), ["resolver /s", "names udp", "names tcp"]);
+    }
 
     #[test]
     fn names_are_told_once() {

@@ -69,10 +69,11 @@ pub(crate) fn names_text(network: &str, members: &[Named]) -> String {
     text
 }
 
-/// The settings of a resolver.
+/// The settings of a resolver, for a container with these options of resolv.conf(5).
 pub(crate) fn settings_text<'a>(
     names: impl IntoIterator<Item = &'a Path>,
     upstream: &Upstream,
+    options: &[String],
 ) -> String {
     let mut text = String::new();
     for path in names {
@@ -87,7 +88,16 @@ pub(crate) fn settings_text<'a>(
         Upstream::File(path) => line(&mut text, format_args!("upstreams {}", path.display())),
         Upstream::Nobody => line(&mut text, format_args!("internal")),
     }
+    if searches_first(options) {
+        line(&mut text, format_args!("ndots"));
+    }
     text
+}
+
+/// Whether names without a dot are looked for in search domains. Of several the last one counts.
+fn searches_first(options: &[String]) -> bool {
+    let dots = options.iter().rev().find_map(|option| option.strip_prefix("ndots:"));
+    dots.and_then(|dots| dots.parse::<u32>().ok()).is_some_and(|dots| dots > 0)
 }
 
 /// What stands behind an address in a hosts file: a name with a domain also in short.
@@ -132,12 +142,26 @@ mod tests {
         let names = [Path::new("/s/names/1"), Path::new("/s/names/2")];
         let servers = Upstream::Servers(vec!["192.0.2.1".parse().unwrap()]);
         assert_eq!(
-            settings_text(names, &servers),
+            settings_text(names, &servers, &[]),
             "names /s/names/1\nnames /s/names/2\nupstream 192.0.2.1\n"
         );
         let file = Upstream::File("/etc/resolv.conf".into());
-        assert_eq!(settings_text([], &file), "upstreams /etc/resolv.conf\n");
-        assert_eq!(settings_text([], &Upstream::Nobody), "internal\n");
+        assert_eq!(settings_text([], &file, &[]), "upstreams /etc/resolv.conf\n");
+        assert_eq!(settings_text([], &Upstream::Nobody, &[]), "internal\n");
+    }
+
+    #[test]
+    fn settings_say_whether_there_is_an_ndots() {
+        for (options, there) in [
+            (&["ndots:0", "timeout:1", "ndots:2"][..], true),
+            (&["ndots:2", "ndots:0"][..], false),
+            (&["timeout:1"][..], false),
+        ] {
+            let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+            let text = settings_text([], &Upstream::Nobody, &options);
+            let expected = if there { "internal\nndots\n" } else { "internal\n" };
+            assert_eq!(text, expected, "{options:?}");
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use gantry_core::networks::Protocol;
 use ipnet::IpNet;
 
-use super::layout::{
-    BRIDGES, DIRECT4, DIRECT6, INTERNAL, MASQUERADED4, MASQUERADED6, OPEN, OWN4, OWN6, PORTS4,
-    PORTS4_AT, PORTS6, PORTS6_AT, REACH4, REACH6, SAME, SETS, TRUSTED, name_of,
-};
+use super::layout::name_of;
 use super::rules::{BridgeRules, Change, PortRule, Rules};
+use super::sets::{
+    BRIDGES, DIRECT4, DIRECT6, INTERNAL, MASQUERADED4, MASQUERADED6, OPEN, OWN4, OWN6, PORTS4,
+    PORTS4_AT, PORTS6, PORTS6_AT, REACH4, REACH6, RELAYED4, RELAYED4_AT, RELAYED6, RELAYED6_AT,
+    ROUTED4, ROUTED6, SAME, SETS, TRUSTED,
+};
 use super::wire::Element;
 
 /// An element, with the name of its set.
@@ -23,7 +25,7 @@ pub(super) type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
 pub(super) fn of_rules(rules: &Rules) -> Elements {
     let mut all: Elements = SETS.iter().map(|set| (set.name, BTreeSet::new())).collect();
     let bridges = rules.bridges.values().flat_map(of_bridge);
-    for (set, element) in bridges.chain(rules.ports.iter().filter_map(of_port)) {
+    for (set, element) in bridges.chain(rules.ports.iter().flat_map(of_port)) {
         let elements = all.entry(set).or_default();
         // Two rules for one port: the kernel would take neither.
         let bare = Element { key_end: None, data: None, ..element.clone() };
@@ -89,14 +91,14 @@ fn by_set(placed: &BTreeSet<Placed>) -> BTreeMap<&'static str, Vec<Element>> {
 }
 
 fn still_there(rules: &Rules, placed: &Placed) -> bool {
-    rules.ports.iter().any(|port| of_port(port).as_ref() == Some(placed))
+    rules.ports.iter().any(|port| of_port(port).contains(placed))
 }
 
 /// What a change that adds something adds.
 fn of_change(change: &Change) -> Vec<Placed> {
     match change {
         Change::AddBridge(_, bridge) => of_bridge(bridge),
-        Change::AddPort(port) => of_port(port).into_iter().collect(),
+        Change::AddPort(port) => of_port(port),
         Change::RemoveBridge(_) | Change::RemovePort(_) => Vec::new(),
     }
 }
@@ -119,6 +121,8 @@ fn of_bridge(bridge: &BridgeRules) -> Vec<Placed> {
         (!bridge.isolated_from_others, OPEN.name),
         (bridge.unprotected4, DIRECT4.name),
         (bridge.unprotected6, DIRECT6.name),
+        (bridge.routed4, ROUTED4.name),
+        (bridge.routed6, ROUTED6.name),
     ];
     for (_, set) in flags.into_iter().filter(|(wanted, _)| *wanted) {
         placed.push((set, plain(name.clone())));
@@ -136,30 +140,36 @@ fn of_bridge(bridge: &BridgeRules) -> Vec<Placed> {
     placed
 }
 
-/// The element of a port, if it has one.
-fn of_port(rule: &PortRule) -> Option<Placed> {
+/// The elements of a port.
+fn of_port(rule: &PortRule) -> Vec<Placed> {
     let published = &rule.published;
     let (outer, inner) = (
         port_key(published.protocol, published.host_port),
         port_key(published.protocol, published.container_port),
     );
-    let target = [octets(rule.target), inner[4..].to_vec()].concat();
-    let (reach, every, one) = match rule.target {
-        IpAddr::V4(_) => (REACH4.name, PORTS4.name, PORTS4_AT.name),
-        IpAddr::V6(_) => (REACH6.name, PORTS6.name, PORTS6_AT.name),
-    };
-    let host = published.host_ip;
     if published.host_port == 0 {
-        return Some((reach, plain([octets(rule.target), inner].concat())));
+        let reach = if rule.target.is_ipv4() { REACH4.name } else { REACH6.name };
+        return vec![(reach, plain([octets(rule.target), inner].concat()))];
     }
-    if host.is_ipv4() != rule.target.is_ipv4() || (host.is_ipv6() && host.is_loopback()) {
-        return None;
-    }
-    let (set, key) = match host.is_unspecified() {
-        true => (every, outer),
-        false => (one, [octets(host), outer].concat()),
+    let host = published.host_ip;
+    let (ports, relayed) = match (host, host.is_unspecified()) {
+        (IpAddr::V4(_), true) => (PORTS4.name, RELAYED4.name),
+        (IpAddr::V4(_), false) => (PORTS4_AT.name, RELAYED4_AT.name),
+        (IpAddr::V6(_), true) => (PORTS6.name, RELAYED6.name),
+        (IpAddr::V6(_), false) => (PORTS6_AT.name, RELAYED6_AT.name),
     };
-    Some((set, Element { data: Some(target), ..plain(key) }))
+    let key = if host.is_unspecified() { outer } else { [octets(host), outer].concat() };
+    let mut placed = Vec::new();
+    // Nobody but the host itself gets to its loopback addresses.
+    if !host.is_loopback() {
+        placed.push((relayed, plain(key.clone())));
+    }
+    let only_relayed = host.is_ipv6() && host.is_loopback();
+    if host.is_ipv4() == rule.target.is_ipv4() && !only_relayed {
+        let target = [octets(rule.target), inner[4..].to_vec()].concat();
+        placed.push((ports, Element { data: Some(target), ..plain(key) }));
+    }
+    placed
 }
 
 /// Protocol and port, as registers have them.
@@ -242,10 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn relays_have_no_element() {
-        assert_eq!(of_port(&port("::", 80, "172.17.0.2", "a")), None);
-        assert_eq!(of_port(&port("::1", 80, "fd00:1::2", "a")), None);
-        assert_eq!(of_port(&port("0.0.0.0", 0, "172.17.0.2", "a")).unwrap().0, "reach4");
+    fn ports_are_where_they_are_translated_and_where_they_are_relayed() {
+        let sets = |host: &str, number: u16, target: &str| -> Vec<&'static str> {
+            of_port(&port(host, number, target, "a")).into_iter().map(|(set, _)| set).collect()
+        };
+        assert_eq!(sets("0.0.0.0", 80, "172.17.0.2"), ["relayed4", "ports4"]);
+        assert_eq!(sets("::", 80, "172.17.0.2"), ["relayed6"]);
+        assert_eq!(sets("192.0.2.1", 80, "fd00:1::2"), ["relayed4-at"]);
+        assert_eq!(sets("2001:db8::1", 80, "fd00:1::2"), ["relayed6-at", "ports6-at"]);
+        assert_eq!(sets("127.0.0.1", 80, "172.17.0.2"), ["ports4-at"]);
+        assert_eq!(sets("::1", 80, "fd00:1::2"), [""; 0]);
+        assert_eq!(sets("0.0.0.0", 0, "172.17.0.2"), ["reach4"]);
     }
 
     #[test]
@@ -264,7 +281,8 @@ mod tests {
             delta.add(&rules, change, &undo);
         }
         assert_eq!((delta.come()["ports4"].len(), delta.gone()["ports4"].len()), (1, 1));
-        assert!(!delta.is_empty());
+        // It is relayed as before.
+        assert!(!delta.come().contains_key("relayed4") && !delta.gone().contains_key("relayed4"));
     }
 
     #[test]

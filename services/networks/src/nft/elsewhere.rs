@@ -1,5 +1,9 @@
-//! What other firewalls' chains are told, when that is asked for: to let pass what goes into
-//! and out of our bridges. Our own chains still drop what is not to pass.
+//! What other firewalls' chains are told, when that is asked for: to let pass what goes into our
+//! bridges and whatever containers send, where such a chain drops all that it knows nothing of.
+//! It is told there, at its end: what its rules drop before stays dropped. Our own chains still
+//! drop what is not to pass.
+//!
+//! The rules ask for a bridge and for nothing else, as iptables(8) can't read a table with more.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +11,11 @@ use gantry_core::Result;
 
 use super::batch::Batch;
 use super::dump::{Chain, Rule};
-use super::explain::{Judge, Packet, Ruleset};
+use super::explain::{Decision, Judge, Packet, Ruleset};
 use super::expression::{DNAT, Expression, Verdict};
 use super::layout::{equal, iifname, name_of, oifname, verdict};
 use super::rules::Rules;
-use super::wire::{self, Layer};
+use super::wire::{self, Layer, Position};
 use crate::netlink::socket::Socket;
 
 /// Number of the hook of packets that are forwarded.
@@ -22,11 +26,20 @@ fn mark(table: &str) -> String {
     format!("for the networks of inet {table}")
 }
 
+/// A rule that a chain is to have.
+#[derive(Debug)]
+struct Wanted {
+    layer: Layer,
+    table: String,
+    chain: String,
+    position: Position,
+    expressions: Vec<Expression>,
+}
+
 /// What is to be done.
 #[derive(Debug, Default)]
 struct Work {
-    /// Rules to add: by table, chains and expressions.
-    add: Vec<(Layer, String, String, Vec<Expression>)>,
+    add: Vec<Wanted>,
     /// Rules to delete.
     delete: Vec<Rule>,
 }
@@ -44,8 +57,9 @@ pub(super) fn make(socket: &Socket, table: &str, rules: &Rules) -> Result<()> {
         let note = format!("delete our rule from {} {}", rule.table, rule.chain);
         batches.entry((rule.layer, rule.table)).or_insert_with(Batch::new).push(note, message);
     }
-    for (layer, other, chain, expressions) in work.add {
-        let message = wire::new_rule(layer, (&other, &chain), true, &expressions, &mark(table));
+    for Wanted { layer, table: other, chain, position, expressions } in work.add {
+        let place = (other.as_str(), chain.as_str());
+        let message = wire::new_rule(layer, place, position, &expressions, &mark(table));
         let note = format!("add a rule to {} {other} {chain}", layer.as_str());
         batches.entry((layer, other)).or_insert_with(Batch::new).push(note, message);
     }
@@ -71,34 +85,24 @@ fn plan(ruleset: &Ruleset<'_>, table: &str, rules: &Rules) -> Work {
     let mut work = Work::default();
     let ours = |rule: &&Rule| rule.comment == mark;
     let mut there: Vec<&Rule> = ruleset.all_rules().filter(ours).collect();
-    for (chain, bridge) in wanted(ruleset, table, rules, &mark) {
-        for expressions in [accept(iifname(0), bridge), accept(oifname(0), bridge)] {
-            let found = there.iter().position(|rule| {
-                (rule.layer, &rule.table, &rule.chain) == (chain.layer, &chain.table, &chain.name)
-                    && rule.expressions == expressions
-            });
-            match found {
-                Some(at) => {
-                    there.swap_remove(at);
-                }
-                None => {
-                    let (table, name) = (chain.table.clone(), chain.name.clone());
-                    work.add.push((chain.layer, table, name, expressions));
-                }
+    for wanted in wanted(ruleset, table, rules, &mark) {
+        let found = there.iter().position(|rule| {
+            (rule.layer, &rule.table, &rule.chain) == (wanted.layer, &wanted.table, &wanted.chain)
+                && rule.expressions == wanted.expressions
+        });
+        match found {
+            Some(at) => {
+                there.swap_remove(at);
             }
+            None => work.add.push(wanted),
         }
     }
     work.delete = there.into_iter().cloned().collect();
     work
 }
 
-/// Chains of others that would not let everything of a bridge pass, with the bridge.
-fn wanted<'a>(
-    ruleset: &'a Ruleset<'_>,
-    table: &str,
-    rules: &'a Rules,
-    mark: &str,
-) -> Vec<(&'a Chain, &'a str)> {
+/// What others' chains have to be told about each bridge.
+fn wanted(ruleset: &Ruleset<'_>, table: &str, rules: &Rules, mark: &str) -> Vec<Wanted> {
     if !rules.accept_elsewhere {
         return Vec::new();
     }
@@ -109,33 +113,53 @@ fn wanted<'a>(
     });
     for chain in chains {
         for bridge in rules.bridges.values().filter(|bridge| !bridge.internal) {
-            if !passes(ruleset, chain, &bridge.interface, mark) {
-                wanted.push((chain, bridge.interface.as_str()));
+            let bridge = bridge.interface.as_str();
+            for (name, packets) in packets(chain.layer, bridge) {
+                let Some(end) = end(ruleset, chain, packets, mark) else { continue };
+                wanted.push(Wanted {
+                    layer: chain.layer,
+                    table: chain.table.clone(),
+                    chain: end.chain,
+                    position: end.rule.map_or(Position::Last, Position::Before),
+                    expressions: accept(name, bridge),
+                });
             }
         }
     }
     wanted
 }
 
-/// Whether a chain lets pass for certain whatever goes into a bridge and out of it.
-fn passes(ruleset: &Ruleset<'_>, chain: &Chain, bridge: &str, mark: &str) -> bool {
-    let kinds: &[bool] = match chain.layer {
+/// What comes out of a bridge, and what goes into it: what loads its name, and the first packets
+/// of connections and their answers.
+fn packets(layer: Layer, bridge: &str) -> [(Expression, Vec<Packet>); 2] {
+    let kinds: &[bool] = match layer {
         Layer::Inet => &[false, true],
         Layer::Ip => &[false],
         Layer::Ip6 => &[true],
     };
-    kinds.iter().all(|v6| {
-        let out = Packet {
+    let (mut out, mut into) = (Vec::new(), Vec::new());
+    for v6 in kinds {
+        let asks = Packet {
             iifname: Some(bridge.to_owned()),
             oifname: None,
             local: false,
             ..Packet::new(*v6, libc::IPPROTO_TCP as u8, None)
         };
-        let into =
-            Packet { iifname: None, oifname: Some(bridge.to_owned()), status: DNAT, ..out.clone() };
-        [out, into]
-            .iter_mut()
-            .all(|packet| Judge::judge(ruleset, chain, packet, mark).drops == Some(false))
+        let name = Some(bridge.to_owned());
+        let asked = Packet { iifname: None, oifname: name, status: DNAT, ..asks.clone() };
+        out.push(asked.answered());
+        into.push(asks.answered());
+        out.push(asks);
+        into.push(asked);
+    }
+    [(iifname(0), out), (oifname(0), into)]
+}
+
+/// Where a chain drops one of these packets because it knows nothing of it.
+fn end(ruleset: &Ruleset<'_>, chain: &Chain, packets: Vec<Packet>, mark: &str) -> Option<Decision> {
+    packets.into_iter().find_map(|mut packet| {
+        let last = Judge::judge(ruleset, chain, &mut packet, mark).last;
+        (last.drops && last.for_all).then_some(last)
     })
 }
 
@@ -146,6 +170,8 @@ fn accept(name: Expression, bridge: &str) -> Vec<Expression> {
 #[cfg(test)]
 mod tests {
     use super::super::dump::Hooked;
+    use super::super::expression::NETWORK;
+    use super::super::layout::payload;
     use super::super::rules::tests::sample;
     use super::*;
 
@@ -159,46 +185,70 @@ mod tests {
         }
     }
 
-    fn rule(expressions: Vec<Expression>) -> Rule {
-        Rule {
+    /// Rules in their order, with handles from 1 on.
+    fn rules(all: Vec<(Vec<Expression>, &str)>) -> Vec<Rule> {
+        let rule = |(handle, (expressions, comment)): (u64, (Vec<Expression>, &str))| Rule {
             layer: Layer::Ip,
             table: "filter".to_owned(),
             chain: "FORWARD".to_owned(),
-            handle: 7,
+            handle,
             expressions,
-            comment: mark("gantry"),
+            comment: comment.to_owned(),
             raw: Vec::new(),
-        }
+        };
+        (1..).zip(all).map(rule).collect()
+    }
+
+    fn wish() -> Rules {
+        Rules { accept_elsewhere: true, ..sample() }
+    }
+
+    /// Drops what comes from one address.
+    fn blocked() -> Vec<Expression> {
+        let source = vec![payload(NETWORK, 12, 4, 0), equal(0, &[192, 0, 2, 9])];
+        [source, verdict(Verdict::Drop)].concat()
     }
 
     #[test]
     fn only_chains_that_drop_are_told() {
-        let mut rules = sample();
-        rules.accept_elsewhere = true;
         let open = Ruleset::of(vec![chain(false)], Vec::new());
-        assert!(plan(&open, "gantry", &rules).add.is_empty());
+        assert!(plan(&open, "gantry", &wish()).add.is_empty());
         let closed = Ruleset::of(vec![chain(true)], Vec::new());
         // Two bridges, in and out; nothing for the internal one.
-        assert_eq!(plan(&closed, "gantry", &rules).add.len(), 4);
-        rules.accept_elsewhere = false;
-        assert!(plan(&closed, "gantry", &rules).add.is_empty());
+        assert_eq!(plan(&closed, "gantry", &wish()).add.len(), 4);
+        assert!(plan(&closed, "gantry", &sample()).add.is_empty());
+    }
+
+    #[test]
+    fn what_others_drop_stays_dropped() {
+        let positions = |drops: bool, all: Vec<Vec<Expression>>| -> Vec<Position> {
+            let all = rules(all.into_iter().map(|rule| (rule, "")).collect());
+            let ruleset = Ruleset::of(vec![chain(drops)], all);
+            plan(&ruleset, "gantry", &wish()).add.iter().map(|wanted| wanted.position).collect()
+        };
+        assert!(positions(false, vec![blocked()]).is_empty());
+        assert_eq!(positions(true, vec![blocked()]), [Position::Last; 4]);
+        let end = verdict(Verdict::Drop);
+        assert_eq!(positions(false, vec![blocked(), end.clone()]), [Position::Before(2); 4]);
+        // Somebody wants just this.
+        let own = [vec![iifname(0), equal(0, &name_of("gantry0"))], end].concat();
+        assert!(positions(false, vec![own.clone()]).is_empty());
+        assert_eq!(positions(true, vec![own]), [Position::Last; 3]);
     }
 
     #[test]
     fn what_is_there_stays_and_what_is_old_goes() {
-        let mut rules = sample();
-        rules.accept_elsewhere = true;
-        let there = vec![
-            rule(accept(iifname(0), "gantry0")),
-            rule(accept(oifname(0), "gantry0")),
-            rule(accept(oifname(0), "br-gone")),
-        ];
+        let mark = mark("gantry");
+        let there = rules(vec![
+            (accept(iifname(0), "gantry0"), mark.as_str()),
+            (accept(oifname(0), "gantry0"), mark.as_str()),
+            (accept(oifname(0), "br-gone"), mark.as_str()),
+        ]);
         let ruleset = Ruleset::of(vec![chain(true)], there);
-        let work = plan(&ruleset, "gantry", &rules);
+        let work = plan(&ruleset, "gantry", &wish());
         assert_eq!((work.add.len(), work.delete.len()), (2, 1));
-        rules.accept_elsewhere = false;
-        assert_eq!(plan(&ruleset, "gantry", &rules).delete.len(), 3);
+        assert_eq!(plan(&ruleset, "gantry", &sample()).delete.len(), 3);
         // Another daemon's are not ours.
-        assert!(plan(&ruleset, "other", &rules).delete.is_empty());
+        assert!(plan(&ruleset, "other", &wish()).delete.is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! What becomes of packets from outside to a port of the host, in all tables.
 
 mod judge;
+mod judgement;
 mod outside;
 mod packet;
 mod remedy;
@@ -15,10 +16,11 @@ use gantry_core::networks::{ExplainedChain, Protocol};
 use ipnet::IpNet;
 
 pub(super) use judge::Judge;
+pub(super) use judgement::Decision;
 pub(super) use packet::Packet;
 pub(super) use ruleset::Ruleset;
 
-use self::judge::Judgement;
+use self::judgement::Judgement;
 use self::remedy::Case;
 use super::dump::{Chain, Hooked};
 use super::elements::protocol_number;
@@ -31,8 +33,17 @@ const INPUT: u32 = libc::NF_INET_LOCAL_IN as u32;
 const FORWARD: u32 = libc::NF_INET_FORWARD as u32;
 const POSTROUTING: u32 = libc::NF_INET_POST_ROUTING as u32;
 
-/// What the chains of all tables do with new connections from outside to this port, in the
-/// order in which packets meet them. What is the same for IPv4 and IPv6 is said once.
+/// What becomes of packets from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Explained {
+    /// The chains that they meet, in that order. What is the same for IPv4 and IPv6 is there
+    /// once.
+    pub(crate) chains: Vec<ExplainedChain>,
+    /// Whether no chain drops those of IPv4 for certain, and those of IPv6.
+    pub(crate) passes: [bool; 2],
+}
+
+/// What the chains of all tables do with new connections from outside to this port.
 ///
 /// # Errors
 /// The kernel's.
@@ -42,11 +53,11 @@ pub(super) fn explain(
     rules: &Rules,
     port: u16,
     protocol: Protocol,
-) -> Result<Vec<ExplainedChain>> {
+) -> Result<Explained> {
     let ruleset = Ruleset::read(socket)?;
     let bridges: Vec<&str> =
         rules.bridges.values().map(|bridge| bridge.interface.as_str()).collect();
-    let mut explained: Vec<ExplainedChain> = Vec::new();
+    let mut walks = Vec::new();
     for v6 in kinds(rules, port, protocol) {
         let mut packet = Packet::new(v6, protocol_number(protocol), Some(port));
         packet.iifname = Some(outside::interface(v6, &bridges));
@@ -54,13 +65,30 @@ pub(super) fn explain(
         packet.destination = Some(asked.unwrap_or_else(|| outside::address(v6)));
         let mut walk = Walk { ruleset: &ruleset, table, rules, packet, explained: Vec::new() };
         walk.follow();
-        for chain in walk.explained {
-            if !explained.contains(&chain) {
-                explained.push(chain);
+        walks.push((v6, walk.explained));
+    }
+    Ok(merged(&walks))
+}
+
+/// One list of what packets of IPv4, and of IPv6, meet. A chain that is for both and does not do
+/// the same to both says which of them it is about.
+fn merged(walks: &[(bool, Vec<ExplainedChain>)]) -> Explained {
+    let mut merged = Explained::default();
+    for (v6, chains) in walks {
+        merged.passes[usize::from(*v6)] = chains.iter().all(|chain| chain.verdict != "drop");
+        for chain in chains {
+            let same = walks.iter().all(|(_, chains)| chains.contains(chain));
+            let mut chain = chain.clone();
+            if !same && chain.family == Layer::Inet.as_str() {
+                let kind = if *v6 { "IPv6" } else { "IPv4" };
+                chain.reason = format!("{kind}: {}", chain.reason);
+            }
+            if !merged.chains.contains(&chain) {
+                merged.chains.push(chain);
             }
         }
     }
-    Ok(explained)
+    merged
 }
 
 /// IPv4 or IPv6 or both, as the port is published; both when it is not.

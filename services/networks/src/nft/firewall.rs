@@ -5,10 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use gantry_core::networks::{ExplainedChain, Protocol};
+use gantry_core::networks::Protocol;
 use gantry_core::{Error, Result};
 use tokio::sync::oneshot;
 
+use super::explain::Explained;
 use super::rules::{Change, Rules};
 use super::watch::Watch;
 use super::worker::{Reply, Request, Worker};
@@ -96,15 +97,11 @@ impl Firewall {
     }
 
     /// What the chains of all tables do with new connections from outside to a port of the
-    /// host, in the order in which packets meet them.
+    /// host.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) async fn explain(
-        &self,
-        port: u16,
-        protocol: Protocol,
-    ) -> Result<Vec<ExplainedChain>> {
+    pub(crate) async fn explain(&self, port: u16, protocol: Protocol) -> Result<Explained> {
         self.ask(|reply| Request::Explain(port, protocol, reply)).await
     }
 
@@ -135,13 +132,13 @@ mod tests {
     use std::time::Duration;
 
     use super::super::elsewhere::FORWARD;
-    use super::super::layout::{POLICY_CHAIN, verdict};
+    use super::super::layout::{POLICY_CHAIN, equal, payload, verdict};
     use super::super::rules::tests::{port, sample};
     use super::super::testing::{self, in_a_namespace, nft, run};
     use super::super::{dump, wire};
     use super::*;
-    use crate::nft::expression::Verdict;
-    use crate::nft::wire::Layer;
+    use crate::nft::expression::{NETWORK, Verdict};
+    use crate::nft::wire::{Layer, Position};
 
     const TABLE: &str = "gantry";
 
@@ -214,7 +211,8 @@ mod tests {
     fn the_administrators_chain_is_kept() {
         in_a_namespace(|| {
             let place = (TABLE, POLICY_CHAIN);
-            let rule = wire::new_rule(Layer::Inet, place, false, &verdict(Verdict::Drop), "mine");
+            let drops = verdict(Verdict::Drop);
+            let rule = wire::new_rule(Layer::Inet, place, Position::Last, &drops, "mine");
             // It may be there before we are.
             testing::send(vec![
                 wire::new_table(Layer::Inet, TABLE),
@@ -227,7 +225,9 @@ mod tests {
                 testing::send(vec![wire::delete_rule(Layer::Inet, (TABLE, "into"), None)]);
                 assert!(firewall.repair().await.unwrap());
                 let explained = firewall.explain(8080, Protocol::Tcp).await.unwrap();
-                let ours = explained.iter().find(|chain| chain.chain == "forward").unwrap();
+                assert_eq!(explained.passes, [false, false]);
+                let mut chains = explained.chains.iter();
+                let ours = chains.find(|chain| chain.chain == "forward").unwrap();
                 assert_eq!(ours.verdict, "drop", "{ours:?}");
                 assert!(ours.reason.contains("mine"), "{ours:?}");
                 assert!(ours.remedy.contains(POLICY_CHAIN), "{ours:?}");
@@ -241,13 +241,20 @@ mod tests {
         in_a_namespace(|| {
             testing::foreign_chain(Layer::Ip, ("filter", "FORWARD"), FORWARD as i32, true);
             testing::foreign_chain(Layer::Inet, ("other", "forward"), FORWARD as i32, false);
+            let source = vec![payload(NETWORK, 12, 4, 0), equal(0, &[192, 0, 2, 9])];
+            let theirs = [source, verdict(Verdict::Drop)].concat();
+            let forward = ("filter", "FORWARD");
+            let block = || wire::new_rule(Layer::Ip, forward, Position::Last, &theirs, "theirs");
+            testing::send(vec![block()]);
             let firewall = Firewall::open(TABLE).unwrap();
             run(async {
                 let mut wanted = sample();
                 firewall.assert(&wanted).await.unwrap();
-                assert!(rules(Layer::Ip, "filter").is_empty());
+                assert_eq!(rules(Layer::Ip, "filter").len(), 1);
                 let explained = firewall.explain(8080, Protocol::Tcp).await.unwrap();
-                let other = explained.iter().find(|chain| chain.chain == "FORWARD").unwrap();
+                assert_eq!(explained.passes, [false, true]);
+                let mut chains = explained.chains.iter();
+                let other = chains.find(|chain| chain.chain == "FORWARD").unwrap();
                 assert_eq!((other.verdict.as_str(), other.priority), ("drop", 10));
                 assert_eq!(other.reason, "policy drop");
                 assert_eq!(
@@ -257,18 +264,67 @@ mod tests {
                 );
                 wanted.accept_elsewhere = true;
                 firewall.assert(&wanted).await.unwrap();
-                assert_eq!(rules(Layer::Ip, "filter").len(), 4);
+                // Ours come last.
+                let all = rules(Layer::Ip, "filter");
+                assert_eq!((all.len(), all[0].comment.as_str()), (5, "theirs"));
                 assert!(rules(Layer::Inet, "other").is_empty());
                 let explained = firewall.explain(8080, Protocol::Tcp).await.unwrap();
-                assert!(explained.iter().all(|chain| chain.verdict == "accept"), "{explained:#?}");
-                testing::send(vec![wire::delete_rule(Layer::Ip, ("filter", "FORWARD"), None)]);
+                assert_eq!(explained.passes, [true, true]);
+                testing::send(vec![wire::delete_rule(Layer::Ip, forward, None), block()]);
                 assert!(firewall.repair().await.unwrap());
-                assert_eq!(rules(Layer::Ip, "filter").len(), 4);
+                assert_eq!(rules(Layer::Ip, "filter").len(), 5);
                 firewall.apply(&[Change::RemoveBridge("b".to_owned())]).await.unwrap();
-                assert_eq!(rules(Layer::Ip, "filter").len(), 2);
+                assert_eq!(rules(Layer::Ip, "filter").len(), 3);
                 wanted.accept_elsewhere = false;
                 firewall.assert(&wanted).await.unwrap();
-                assert!(rules(Layer::Ip, "filter").is_empty());
+                assert_eq!(rules(Layer::Ip, "filter").len(), 1);
+                // Before what drops all the rest, and not before anything else.
+                let drops = verdict(Verdict::Drop);
+                let end = wire::new_rule(Layer::Ip, forward, Position::Last, &drops, "end");
+                testing::send(vec![end]);
+                wanted.accept_elsewhere = true;
+                firewall.assert(&wanted).await.unwrap();
+                let all = rules(Layer::Ip, "filter");
+                let comments: Vec<_> = all.iter().map(|rule| rule.comment.as_str()).collect();
+                assert_eq!(comments.len(), 6);
+                assert_eq!((comments[0], comments[5]), ("theirs", "end"));
+            });
+        });
+    }
+
+    #[test]
+    fn ipv4_and_ipv6_are_told_apart() {
+        in_a_namespace(|| {
+            testing::foreign_chain(Layer::Inet, ("other", "forward"), FORWARD as i32, true);
+            let firewall = Firewall::open(TABLE).unwrap();
+            run(async {
+                let mut wanted = sample();
+                // A shim carries IPv6 to a container that has none.
+                wanted.ports.insert(port("0.0.0.0", 9090, "172.17.0.2", "a"));
+                wanted.ports.insert(port("::", 9090, "172.17.0.2", "a"));
+                firewall.assert(&wanted).await.unwrap();
+                let explained = firewall.explain(9090, Protocol::Tcp).await.unwrap();
+                assert_eq!(explained.passes, [false, true]);
+                let reason = |table: &str, chain: &str| {
+                    let mut chains = explained.chains.iter();
+                    let found = chains.find(|one| (&*one.table, &*one.chain) == (table, chain));
+                    found.unwrap_or_else(|| panic!("{chain}: {explained:#?}")).reason.clone()
+                };
+                assert_eq!(reason("other", "forward"), "IPv4: policy drop");
+                assert_eq!(reason(TABLE, "input"), "IPv6: policy accept");
+                assert_eq!(reason(TABLE, "raw"), "policy accept");
+                let both = firewall.explain(8080, Protocol::Tcp).await.unwrap();
+                assert_eq!(both.passes, [false, false]);
+                assert!(both.chains.iter().all(|chain| chain.hook != "input"), "{both:#?}");
+                let place = (TABLE, POLICY_CHAIN);
+                let drops = verdict(Verdict::Drop);
+                let rule = wire::new_rule(Layer::Inet, place, Position::Last, &drops, "mine");
+                testing::send(vec![rule]);
+                let explained = firewall.explain(9090, Protocol::Tcp).await.unwrap();
+                assert_eq!(explained.passes, [false, false]);
+                let mut chains = explained.chains.iter();
+                let asked = chains.find(|chain| chain.chain == "input").unwrap();
+                assert!(asked.reason.contains("mine"), "{asked:?}");
             });
         });
     }
@@ -280,8 +336,9 @@ mod tests {
             run(async {
                 firewall.assert(&sample()).await.unwrap();
                 let explained = firewall.explain(8081, Protocol::Tcp).await.unwrap();
-                assert_eq!(explained.last().unwrap().verdict, "drop", "{explained:#?}");
-                assert!(explained.last().unwrap().remedy.contains("gantry port add"));
+                let last = explained.chains.last().unwrap();
+                assert_eq!(last.verdict, "drop", "{explained:#?}");
+                assert!(last.remedy.contains("gantry port add"));
             });
         });
     }

@@ -1,12 +1,19 @@
-//! The table: its chains, its sets, and the rules, which never change. What changes are the
-//! elements of the sets (see [`super::elements`]).
+//! The table: its chains, and the rules, which never change. What changes are the elements of
+//! the sets (see [`super::elements`]).
+
+use std::net::Ipv6Addr;
 
 use super::expression::{
     CT_STATE, CT_STATUS, DNAT, Destination, EQUAL, ESTABLISHED, Expression, FIB_DADDR, FIB_TYPE,
     INVALID, LOCAL, META_IIFNAME, META_L4PROTO, META_NFPROTO, META_OIFNAME, NETWORK, RELATED,
     TRANSPORT, UNEQUAL, Verdict,
 };
-use super::wire::{Base, Field, SetDefinition};
+use super::sets::{
+    BRIDGES, DIRECT4, DIRECT6, INTERNAL, MASQUERADED4, MASQUERADED6, OPEN, OWN4, OWN6, PORTS4,
+    PORTS4_AT, PORTS6, PORTS6_AT, REACH4, REACH6, RELAYED4, RELAYED4_AT, RELAYED6, RELAYED6_AT,
+    ROUTED4, ROUTED6, SAME, TRUSTED,
+};
+use super::wire::{Base, SetDefinition};
 
 /// The chain that is the administrator's.
 pub(super) const POLICY_CHAIN: &str = "host-input-policy";
@@ -18,6 +25,8 @@ const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 const FORWARD: &str = "forward";
 const INTO: &str = "into";
+const INPUT: &str = "input";
+const RELAYED: &str = "relayed";
 
 /// A chain; one without a base is jumped to.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +40,13 @@ pub(super) const CHAINS: &[ChainDefinition] = &[
     ChainDefinition { name: POLICY_CHAIN, base: None },
     ChainDefinition { name: PUBLISHED, base: None },
     ChainDefinition { name: INTO, base: None },
+    ChainDefinition { name: RELAYED, base: None },
     base(RAW, "filter", libc::NF_INET_PRE_ROUTING, -300),
     base(PREROUTING, "nat", libc::NF_INET_PRE_ROUTING, -100),
     base(OUTPUT, "nat", libc::NF_INET_LOCAL_OUT, -100),
     base(POSTROUTING, "nat", libc::NF_INET_POST_ROUTING, 100),
     base(FORWARD, "filter", libc::NF_INET_FORWARD, 0),
+    base(INPUT, "filter", libc::NF_INET_LOCAL_IN, 0),
 ];
 
 const fn base(
@@ -45,72 +56,6 @@ const fn base(
     priority: i32,
 ) -> ChainDefinition {
     ChainDefinition { name, base: Some(Base { kind, hook: hook as u32, priority }) }
-}
-
-/// All bridges.
-pub(super) const BRIDGES: SetDefinition = set("bridges", &[Field::Interface]);
-/// Bridges that nothing leaves.
-pub(super) const INTERNAL: SetDefinition = set("internal", &[Field::Interface]);
-/// Each bridge with itself, unless its containers are isolated.
-pub(super) const SAME: SetDefinition = set("same", &[Field::Interface, Field::Interface]);
-/// Bridges that are not isolated from each other.
-pub(super) const OPEN: SetDefinition = set("open", &[Field::Interface]);
-/// Interfaces from which containers of a bridge are reached.
-pub(super) const TRUSTED: SetDefinition = set("trusted", &[Field::Interface, Field::Interface]);
-/// Bridges whose containers are reached from everywhere.
-pub(super) const DIRECT4: SetDefinition = set("direct4", &[Field::Interface]);
-pub(super) const DIRECT6: SetDefinition = set("direct6", &[Field::Interface]);
-/// Ports of containers that are reached by the container's address.
-pub(super) const REACH4: SetDefinition = set("reach4", &[Field::Ip, Field::Protocol, Field::Port]);
-pub(super) const REACH6: SetDefinition = set("reach6", &[Field::Ip6, Field::Protocol, Field::Port]);
-/// Subnets whose packets leave with the host's address.
-pub(super) const MASQUERADED4: SetDefinition = intervals("masquerade4", &[Field::Ip]);
-pub(super) const MASQUERADED6: SetDefinition = intervals("masquerade6", &[Field::Ip6]);
-/// Subnets with their bridges.
-pub(super) const OWN4: SetDefinition = intervals("own4", &[Field::Ip, Field::Interface]);
-pub(super) const OWN6: SetDefinition = intervals("own6", &[Field::Ip6, Field::Interface]);
-/// Ports of every address of the host.
-pub(super) const PORTS4: SetDefinition =
-    map("ports4", &[Field::Protocol, Field::Port], &[Field::Ip, Field::Port]);
-pub(super) const PORTS6: SetDefinition =
-    map("ports6", &[Field::Protocol, Field::Port], &[Field::Ip6, Field::Port]);
-/// Ports of one address of the host.
-pub(super) const PORTS4_AT: SetDefinition =
-    map("ports4-at", &[Field::Ip, Field::Protocol, Field::Port], &[Field::Ip, Field::Port]);
-pub(super) const PORTS6_AT: SetDefinition =
-    map("ports6-at", &[Field::Ip6, Field::Protocol, Field::Port], &[Field::Ip6, Field::Port]);
-
-/// The sets and maps.
-pub(super) const SETS: &[SetDefinition] = &[
-    BRIDGES,
-    INTERNAL,
-    SAME,
-    OPEN,
-    TRUSTED,
-    DIRECT4,
-    DIRECT6,
-    REACH4,
-    REACH6,
-    MASQUERADED4,
-    MASQUERADED6,
-    OWN4,
-    OWN6,
-    PORTS4,
-    PORTS6,
-    PORTS4_AT,
-    PORTS6_AT,
-];
-
-const fn set(name: &'static str, key: &'static [Field]) -> SetDefinition {
-    SetDefinition { name, key, data: &[], intervals: false }
-}
-
-const fn intervals(name: &'static str, key: &'static [Field]) -> SetDefinition {
-    SetDefinition { name, key, data: &[], intervals: true }
-}
-
-const fn map(name: &'static str, key: &'static [Field], data: &'static [Field]) -> SetDefinition {
-    SetDefinition { name, key, data, intervals: false }
 }
 
 /// A rule.
@@ -139,6 +84,7 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.extend(postrouting());
     rules.extend(forward());
     rules.extend(into());
+    rules.extend(input());
     rules
 }
 
@@ -148,7 +94,7 @@ fn published() -> Vec<Rule> {
         vec![Expression::Translate { destination: true, address: Some(0), port: Some(port) }]
     };
     let address6 = || payload(NETWORK, 24, 16, 0);
-    let loopback6 = equal(0, &std::net::Ipv6Addr::LOCALHOST.octets());
+    let loopback6 = equal(0, &Ipv6Addr::LOCALHOST.octets());
     vec![
         rule(
             PUBLISHED,
@@ -166,6 +112,11 @@ fn published() -> Vec<Rule> {
             PUBLISHED,
             "the containers' shims serve ::1",
             [ipv6(), vec![address6(), loopback6], verdict(Verdict::Return)],
+        ),
+        rule(
+            PUBLISHED,
+            "and link-local addresses, from which nothing is forwarded",
+            [ipv6(), from_link_local(), verdict(Verdict::Return)],
         ),
         rule(
             PUBLISHED,
@@ -265,7 +216,7 @@ fn forward() -> Vec<Rule> {
 /// What may enter a bridge, and then nothing else.
 fn into() -> Vec<Rule> {
     let accept = || verdict(Verdict::Accept);
-    vec![
+    let mut rules = vec![
         rule(INTO, "asked for published ports", [translated(), jump(POLICY_CHAIN)]),
         rule(INTO, "a published port", [translated(), accept()]),
         rule(
@@ -291,20 +242,47 @@ fn into() -> Vec<Rule> {
         ),
         rule(
             INTO,
-            "a network that is not protected",
-            [ipv4(), vec![oifname(0)], look(&DIRECT4, None), accept()],
-        ),
-        rule(
-            INTO,
-            "a network that is not protected",
-            [ipv6(), vec![oifname(0)], look(&DIRECT6, None), accept()],
-        ),
-        rule(
-            INTO,
             "between networks that are not isolated",
             [vec![iifname(0)], look(&OPEN, None), vec![oifname(0)], look(&OPEN, None), accept()],
         ),
-        rule(INTO, "nothing else enters a network", [drop_it()]),
+    ];
+    for (kind, direct, routed, icmp) in [
+        (ipv4(), &DIRECT4, &ROUTED4, libc::IPPROTO_ICMP),
+        (ipv6(), &DIRECT6, &ROUTED6, libc::IPPROTO_ICMPV6),
+    ] {
+        let to = |set| [vec![oifname(0)], look(set, None)].concat();
+        let pings = vec![Expression::Meta { key: META_L4PROTO, to: 0 }, equal(0, &[icmp as u8])];
+        let open = [kind.clone(), to(direct), accept()];
+        rules.push(rule(INTO, "a network that is not protected", open));
+        let asked = [kind, pings, to(routed), accept()];
+        rules.push(rule(INTO, "a network that packets are routed to answers pings", asked));
+    }
+    rules.push(rule(INTO, "nothing else enters a network", [drop_it()]));
+    rules
+}
+
+/// What comes to the host itself where a container's shim listens is as what is translated:
+/// the host's own is let through, an internal network's is not, and of others the administrator
+/// is asked.
+fn input() -> Vec<Rule> {
+    let accept = || verdict(Verdict::Accept);
+    let own = vec![iifname(0), equal(0, &name_of("lo"))];
+    let to4 = vec![payload(NETWORK, 16, 4, 0)];
+    let to6 = vec![payload(NETWORK, 24, 16, 0)];
+    let relayed = || jump(RELAYED);
+    vec![
+        rule(INPUT, "", [state(ESTABLISHED | RELATED), accept()]),
+        rule(INPUT, "", [own, accept()]),
+        rule(INPUT, "", [ipv4(), to4, port_key(4), look(&RELAYED4_AT, None), relayed()]),
+        rule(INPUT, "", [ipv4(), port_key(0), look(&RELAYED4, None), relayed()]),
+        rule(INPUT, "", [ipv6(), to6, port_key(16), look(&RELAYED6_AT, None), relayed()]),
+        rule(INPUT, "", [ipv6(), port_key(0), look(&RELAYED6, None), relayed()]),
+        rule(
+            RELAYED,
+            "out of an internal network",
+            [vec![iifname(0)], look(&INTERNAL, None), drop_it()],
+        ),
+        rule(RELAYED, "asked for published ports", [jump(POLICY_CHAIN)]),
     ]
 }
 
@@ -376,6 +354,16 @@ fn loopback(offset: u32) -> Vec<Expression> {
     expressions
 }
 
+/// A source that only its own link knows, fe80::/10.
+fn from_link_local() -> Vec<Expression> {
+    let bytes = |first: u16| Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0).octets().to_vec();
+    vec![
+        payload(NETWORK, 8, 16, 0),
+        Expression::Bits { from: 0, to: 0, mask: bytes(0xffc0), flip: vec![0; 16] },
+        equal(0, &bytes(0xfe80)),
+    ]
+}
+
 /// Protocol and destination port, from this place on.
 fn port_key(to: usize) -> Vec<Expression> {
     vec![Expression::Meta { key: META_L4PROTO, to }, payload(TRANSPORT, 2, 2, to + 4)]
@@ -413,6 +401,7 @@ fn lookup(set: &SetDefinition, from: usize, to: Option<usize>, inverted: bool) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::sets::SETS;
     use super::*;
 
     #[test]

@@ -14,7 +14,7 @@ use super::batch::Batch;
 use super::elements::protocol_number;
 use super::expression::{Expression, META_L4PROTO, NETWORK, TRANSPORT, Verdict};
 use super::layout::{equal, name_of, oifname, payload, unequal, verdict};
-use super::wire::{self, Base, Layer};
+use super::wire::{self, Base, Layer, Position};
 use crate::netlink::socket::{Family, Socket};
 
 /// The table and its chain.
@@ -43,7 +43,7 @@ pub(crate) fn redirect_resolver(udp_port: u16, tcp_port: u16) -> Result<()> {
     batch.push("make the chain", wire::new_chain(Layer::Ip, table, chain, Some(&BASE)));
     batch.push("empty the chain", wire::delete_rule(Layer::Ip, PLACE, None));
     for rule in rules(udp_port, tcp_port) {
-        batch.push("add a rule", wire::new_rule(Layer::Ip, PLACE, false, &rule, ""));
+        batch.push("add a rule", wire::new_rule(Layer::Ip, PLACE, Position::Last, &rule, ""));
     }
     match batch.send(&socket).map_err(failed)? {
         None => Ok(()),

@@ -13,7 +13,7 @@ pub(crate) struct Rules {
     pub(crate) bridges: BTreeMap<String, BridgeRules>,
     /// The published ports.
     pub(crate) ports: BTreeSet<PortRule>,
-    /// Whether chains of others that would drop packets of ours are told to accept them.
+    /// Whether chains of others that end by dropping packets of ours are told to accept them.
     pub(crate) accept_elsewhere: bool,
 }
 
@@ -41,13 +41,17 @@ pub(crate) struct BridgeRules {
     pub(crate) unprotected4: bool,
     /// The same for IPv6.
     pub(crate) unprotected6: bool,
+    /// IPv4 packets are routed to containers, which answer pings then.
+    pub(crate) routed4: bool,
+    /// The same for IPv6.
+    pub(crate) routed6: bool,
 }
 
 /// A published port.
 ///
 /// One of the host's port 0 leads nowhere: that port of the container is open to those who
 /// route packets to its own address. One whose address is of another kind than its target's,
-/// or `::1`, has no rule: the relay of the container's shim carries it.
+/// or `::1`, is not translated: the relay of the container's shim carries it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortRule {
     /// The port.

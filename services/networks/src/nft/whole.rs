@@ -7,9 +7,10 @@ use gantry_core::Result;
 use super::batch::{Batch, Refused};
 use super::dump;
 use super::elements::{self, Delta};
-use super::layout::{CHAINS, ChainDefinition, POLICY_CHAIN, SETS, rules};
+use super::layout::{CHAINS, ChainDefinition, POLICY_CHAIN, rules};
 use super::rules::Rules;
-use super::wire::{self, Element, Layer, SetDefinition};
+use super::sets::SETS;
+use super::wire::{self, Element, Layer, Position, SetDefinition};
 use crate::netlink::socket::Socket;
 
 const LAYER: Layer = Layer::Inet;
@@ -136,8 +137,8 @@ fn fill(batch: &mut Batch, table: &str, kept: &BTreeSet<&'static str>, wanted: &
         batch.extend(format!("fill the set {set}"), messages);
     }
     for rule in rules() {
-        let message =
-            wire::new_rule(LAYER, (table, rule.chain), false, &rule.expressions, rule.comment);
+        let place = (table, rule.chain);
+        let message = wire::new_rule(LAYER, place, Position::Last, &rule.expressions, rule.comment);
         batch.push(format!("add a rule to the chain {}", rule.chain), message);
     }
 }

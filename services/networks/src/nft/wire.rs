@@ -54,6 +54,7 @@ pub(super) const CHAIN_TYPE: u16 = 7;
 pub(super) const RULE_CHAIN: u16 = 2;
 pub(super) const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
+const RULE_POSITION: u16 = 6;
 pub(super) const RULE_USERDATA: u16 = 7;
 pub(super) const SET_NAME: u16 = 2;
 pub(super) const SET_FLAGS: u16 = 3;
@@ -312,16 +313,28 @@ pub(super) fn delete_chain(layer: Layer, table: &str, name: &str) -> Message {
     message
 }
 
-/// Appends a rule to a chain, or puts it before the others.
+/// Where in a chain a rule comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Position {
+    /// Behind all others.
+    Last,
+    /// Before the one of this handle.
+    Before(u64),
+}
+
+/// Puts a rule into a chain.
 pub(super) fn new_rule(
     layer: Layer,
     (table, chain): (&str, &str),
-    first: bool,
+    position: Position,
     expressions: &[Expression],
     comment: &str,
 ) -> Message {
-    let flags = if first { CREATE } else { CREATE | APPEND };
+    let flags = if position == Position::Last { CREATE | APPEND } else { CREATE };
     let mut message = message(NEW_RULE, flags, layer, table);
+    if let Position::Before(handle) = position {
+        message.put_be64(RULE_POSITION, handle);
+    }
     message.put_text(RULE_CHAIN, chain).nest(RULE_EXPRESSIONS, |list| {
         for expression in expressions {
             list.nest(ELEMENT, |item| expression.put(item));

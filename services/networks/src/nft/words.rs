@@ -228,7 +228,7 @@ fn comparison(
     }
     if operator == EQUAL && style == Style::Protocol {
         *protocol = known_protocol(value);
-        if name == "meta l4proto" && protocol.is_some_and(|name| name != "icmp") {
+        if name == "meta l4proto" && protocol.is_some_and(|name| !name.ends_with("icmp")) {
             // The ports that follow say it.
             return String::new();
         }
@@ -246,6 +246,7 @@ fn known_protocol(value: &[u8]) -> Option<&'static str> {
         1 => Some("icmp"),
         6 => Some("tcp"),
         17 => Some("udp"),
+        58 => Some("ipv6-icmp"),
         132 => Some("sctp"),
         _ => None,
     }
@@ -321,6 +322,11 @@ mod tests {
             "iifname . oifname @same accept comment \"within a network\"",
             "ct status dnat jump host-input-policy comment \"asked for published ports\"",
             "drop comment \"nothing else enters a network\"",
+            "meta nfproto ipv6 ip6 saddr fe80::/10 return \
+             comment \"and link-local addresses, from which nothing is forwarded\"",
+            "meta nfproto ipv6 meta l4proto ipv6-icmp oifname @routed6 accept \
+             comment \"a network that packets are routed to answers pings\"",
+            "meta nfproto ipv4 ip daddr . meta l4proto . th dport @relayed4-at jump relayed",
         ] {
             assert!(all.iter().any(|one| one == line), "{line}\n{all:#?}");
         }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
-use gantry_core::networks::{ExplainedChain, Protocol};
+use gantry_core::networks::Protocol;
 use gantry_core::{Error, Result};
 use tokio::sync::oneshot;
 
 use super::batch::Refused;
 use super::elements::Delta;
+use super::explain::Explained;
 use super::rules::{Change, Rules};
 use super::whole::Shape;
 use super::{elsewhere, explain, whole};
@@ -27,7 +28,7 @@ pub(super) enum Request {
     Assert(Rules, Reply<()>),
     Apply(Vec<Change>, Reply<()>),
     Repair(Reply<bool>),
-    Explain(u16, Protocol, Reply<Vec<ExplainedChain>>),
+    Explain(u16, Protocol, Reply<Explained>),
 }
 
 /// What the thread has. Nobody else has it, so that there is no lock.

@@ -5,22 +5,60 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gantry_core::networks::Protocol;
 
-/// The state of a TCP socket that listens, in `/proc/net/tcp`.
-const LISTENING: &str = "0A";
+/// States of sockets that take what anybody sends, in `/proc/net/tcp` and `/proc/net/udp`: of TCP
+/// one that listens, of UDP one that is not connected.
+const OPEN: [&str; 2] = ["0A", "07"];
+
+/// A program of the host's that takes what comes from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listener {
+    /// `nginx (pid 812)`.
+    pub(crate) name: String,
+    /// Whether it takes IPv4, and IPv6.
+    pub(crate) kinds: [bool; 2],
+}
 
 /// Who has that port in this thread's network, `nginx (pid 812)`, if that can be found out. It
 /// looks at every process, so it is only for saying why something is refused.
-pub(crate) fn holder(protocol: Protocol, address: Option<IpAddr>, port: u16) -> Option<String> {
-    let mut found = Vec::new();
+pub(crate) fn holder(protocol: Protocol, address: IpAddr, port: u16) -> Option<String> {
+    let mut found = sockets(protocol);
+    found.retain(|socket| socket.has(address, port));
+    // A port that is only used for a connection counts when nobody listens there.
+    found.sort_by_key(|socket| !socket.open);
+    found.iter().find_map(|socket| process_with(&socket.inode))
+}
+
+/// Who takes what comes from elsewhere to that port in this thread's network. It looks at every
+/// process as well.
+pub(crate) fn listener(protocol: Protocol, port: u16) -> Option<Listener> {
+    let mut found = sockets(protocol);
+    found.retain(|socket| {
+        socket.port == port && socket.open && !socket.address.to_canonical().is_loopback()
+    });
+    if found.is_empty() {
+        return None;
+    }
+    let takes = |v6: bool| {
+        found.iter().map(|socket| socket.address.to_canonical()).any(|own| {
+            // One of IPv6 for every address takes IPv4 as well unless it says otherwise.
+            own.is_ipv6() == v6 || (own.is_ipv6() && own.is_unspecified())
+        })
+    };
+    let name = found.iter().find_map(|socket| process_with(&socket.inode));
+    // It may be the kernel itself.
+    let name = name.unwrap_or_else(|| "something".to_owned());
+    Some(Listener { name, kinds: [takes(false), takes(true)] })
+}
+
+/// All sockets of this thread's network.
+fn sockets(protocol: Protocol) -> Vec<Socket> {
+    let mut all = Vec::new();
     for (file, v6) in files(protocol) {
         let table = fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-        let sockets = table.unwrap_or_default();
-        let sockets = sockets.lines().skip(1).filter_map(|line| socket(line, v6));
-        found.extend(sockets.filter(|socket| socket.has(address, port)));
+        let table = table.unwrap_or_default();
+        all.extend(table.lines().skip(1).filter_map(|line| socket(line, v6)));
     }
-    // A port that is only used for a connection counts when nobody listens there.
-    found.sort_by_key(|socket| !socket.listens);
-    found.iter().find_map(|socket| process_with(&socket.inode))
+    all
 }
 
 fn files(protocol: Protocol) -> [(&'static str, bool); 2] {
@@ -36,20 +74,18 @@ fn files(protocol: Protocol) -> [(&'static str, bool); 2] {
 struct Socket {
     address: IpAddr,
     port: u16,
-    listens: bool,
+    /// Whether it takes what anybody sends.
+    open: bool,
     inode: String,
 }
 
 impl Socket {
-    fn has(&self, address: Option<IpAddr>, port: u16) -> bool {
-        let here = |address: IpAddr| {
-            let (own, v6) = (self.address, address.is_ipv6());
-            let any = own.is_unspecified() || address.is_unspecified();
-            // A socket of IPv6 for every address takes IPv4 as well unless it says otherwise.
-            let both = own.is_ipv6() && own.is_unspecified();
-            own == address || (any && own.is_ipv6() == v6) || both
-        };
-        self.port == port && address.is_none_or(here)
+    fn has(&self, address: IpAddr, port: u16) -> bool {
+        let (own, v6) = (self.address, address.is_ipv6());
+        let any = own.is_unspecified() || address.is_unspecified();
+        // A socket of IPv6 for every address takes IPv4 as well unless it says otherwise.
+        let both = own.is_ipv6() && own.is_unspecified();
+        self.port == port && (own == address || (any && own.is_ipv6() == v6) || both)
     }
 }
 
@@ -72,7 +108,7 @@ fn socket(line: &str, v6: bool) -> Option<Socket> {
     let [a, b, c, d, ..] = bytes;
     let address =
         if v6 { Ipv6Addr::from(bytes).into() } else { IpAddr::from(Ipv4Addr::new(a, b, c, d)) };
-    Some(Socket { address, port, listens: state == LISTENING, inode })
+    Some(Socket { address, port, open: OPEN.contains(&state), inode })
 }
 
 /// A process that has this socket.
@@ -101,7 +137,7 @@ fn process_with(inode: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
@@ -112,10 +148,10 @@ mod tests {
         let read = socket(line, false).unwrap();
         let address: IpAddr = Ipv4Addr::LOCALHOST.into();
         let inode = "31337".to_owned();
-        assert_eq!(read, Socket { address, port: 8080, listens: true, inode });
-        assert!(read.has(None, 8080) && read.has(Some(Ipv4Addr::UNSPECIFIED.into()), 8080));
-        assert!(!read.has(None, 80) && !read.has(Some(Ipv4Addr::new(10, 0, 0, 1).into()), 8080));
-        assert!(!read.has(Some(Ipv6Addr::UNSPECIFIED.into()), 8080));
+        assert_eq!(read, Socket { address, port: 8080, open: true, inode });
+        assert!(read.has(address, 8080) && read.has(Ipv4Addr::UNSPECIFIED.into(), 8080));
+        assert!(!read.has(address, 80) && !read.has(Ipv4Addr::new(10, 0, 0, 1).into(), 8080));
+        assert!(!read.has(Ipv6Addr::UNSPECIFIED.into(), 8080));
         let line = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:\
                     0000 0A 00000000:00000000 00:00000000 00000000 0 0 7 1 0 100 0 0 10 0";
         let read = socket(line, true).unwrap();
@@ -131,11 +167,32 @@ mod tests {
         for (protocol, at) in
             [(Protocol::Tcp, tcp.local_addr().unwrap()), (Protocol::Udp, udp.local_addr().unwrap())]
         {
-            let found = holder(protocol, Some(at.ip()), at.port()).unwrap();
+            let found = holder(protocol, at.ip(), at.port()).unwrap();
             assert!(found.ends_with(&own), "{found}");
+            // Nobody else can send anything there.
+            assert_eq!(listener(protocol, at.port()), None);
         }
-        let port = tcp.local_addr().unwrap().port();
+        let at = tcp.local_addr().unwrap();
         drop(tcp);
-        assert_eq!(holder(Protocol::Tcp, None, port), None);
+        assert_eq!(holder(Protocol::Tcp, at.ip(), at.port()), None);
+    }
+
+    #[test]
+    fn who_listens_to_others_is_told() {
+        let own = format!("(pid {})", std::process::id());
+        let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let found = listener(Protocol::Tcp, port).unwrap();
+        assert!(found.name.ends_with(&own), "{found:?}");
+        assert_eq!(found.kinds, [true, false]);
+        // A connection from that port takes nothing from others.
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let used = client.local_addr().unwrap().port();
+        assert_eq!(listener(Protocol::Tcp, used), None);
+        let udp = UdpSocket::bind("[::]:0").unwrap();
+        let port = udp.local_addr().unwrap().port();
+        assert_eq!(listener(Protocol::Udp, port).unwrap().kinds, [true, true]);
+        udp.connect("[::1]:9").unwrap();
+        assert_eq!(listener(Protocol::Udp, port), None);
     }
 }

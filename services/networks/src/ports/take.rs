@@ -260,7 +260,7 @@ fn refusal(wish: &PortWish, miss: Miss, name: impl Fn(&Key) -> String) -> Error 
             name(&key)
         ),
         None => {
-            let who = holder(port.protocol, Some(port.host_ip), port.host_port);
+            let who = holder(port.protocol, port.host_ip, port.host_port);
             let who = who.map_or_else(String::new, |who| format!(": {who} has it"));
             let protocol = port.protocol.as_str();
             format!("failed to bind host port {shown_wish}/{protocol}: address already in use{who}")

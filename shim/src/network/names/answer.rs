@@ -66,6 +66,8 @@ pub(super) struct Answer {
     bytes: Vec<u8>,
     /// Where the question ends; where it begins if there is none.
     question: usize,
+    /// Where the records of the answer section end.
+    ends: Vec<u16>,
     /// Where times to live are.
     ttls: Vec<u16>,
     /// All twelve bits.
@@ -129,7 +131,8 @@ impl Answer {
             }
         }
         let end = decoder.index();
-        let lifetime = scan.lifetime();
+        // A part of an answer is passed on, and not kept.
+        let lifetime = if is_truncated(packet) { None } else { scan.lifetime() };
         let opt = scan.opt.filter(|opt| opt.end == end);
         let mut bytes = packet[..opt.as_ref().map_or(end, |opt| opt.start)].to_vec();
         if opt.is_some() {
@@ -139,6 +142,7 @@ impl Answer {
         Ok(Self {
             bytes,
             question,
+            ends: scan.ends,
             ttls: scan.ttls,
             code: scan.code,
             has_opt: scan.has_opt && opt.is_none(),
@@ -166,7 +170,7 @@ impl Answer {
 
     /// Bytes that it takes.
     pub(super) fn size(&self) -> usize {
-        self.bytes.len() + 2 * self.ttls.len()
+        self.bytes.len() + 2 * (self.ends.len() + self.ttls.len())
     }
 
     /// The bytes for a client, `limit` at most.
@@ -176,7 +180,7 @@ impl Answer {
         }
         let mut bytes = self.bytes.clone();
         bytes[..2].copy_from_slice(&query.id.to_be_bytes());
-        bytes[2] &= !(TRUNCATED | RECURSION_DESIRED);
+        bytes[2] &= !RECURSION_DESIRED;
         bytes[2] |= u8::from(query.recursion_desired);
         let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
         let authentic = bytes[3] & AUTHENTIC_DATA != 0 && (query.authentic_data || dnssec_ok);
@@ -194,15 +198,23 @@ impl Answer {
         let opt = query.edns.is_some() && !self.has_opt;
         let room = if opt { limit.saturating_sub(OPT_LENGTH) } else { limit };
         if bytes.len() > room {
-            // The client asks again by TCP.
-            bytes.truncate(self.question);
-            bytes[2] |= TRUNCATED;
-            bytes[6..HEADER].fill(0);
+            self.cut(&mut bytes, room);
         }
         if opt {
             self.add_opt(&mut bytes, dnssec_ok);
         }
         bytes
+    }
+
+    /// Leaves the records of the answer section that have room. For the others the client asks
+    /// again by TCP.
+    fn cut(&self, bytes: &mut Vec<u8>, room: usize) {
+        let ends = self.ends.iter().map(|end| usize::from(*end)).take_while(|end| *end <= room);
+        let (count, end) = ends.fold((0u16, self.question), |(count, _), end| (count + 1, end));
+        bytes.truncate(end);
+        bytes[2] |= TRUNCATED;
+        bytes[6..8].copy_from_slice(&count.to_be_bytes());
+        bytes[8..HEADER].fill(0);
     }
 
     fn add_opt(&self, bytes: &mut Vec<u8>, dnssec_ok: bool) {
@@ -223,6 +235,7 @@ fn named(code: u16) -> ResponseCode {
 /// What is found in an answer.
 struct Scan {
     kind: u16,
+    ends: Vec<u16>,
     ttls: Vec<u16>,
     code: u16,
     has_opt: bool,
@@ -239,6 +252,7 @@ impl Scan {
     fn new(query: &Query, code: u8) -> Self {
         Self {
             kind: query.kind().into(),
+            ends: Vec::new(),
             ttls: Vec::new(),
             code: code.into(),
             has_opt: false,
@@ -250,13 +264,16 @@ impl Scan {
     }
 
     fn take(&mut self, packet: &[u8], section: usize, place: &Place) {
+        if section == 0 {
+            // A packet is not longer than that.
+            self.ends.extend(u16::try_from(place.data.end).ok());
+        }
         if place.kind == OPT {
             self.has_opt = true;
             self.opt = Some(place.start..place.data.end);
             self.code |= ((place.ttl >> 24) as u16) << 4;
             return;
         }
-        // A packet is not longer than that.
         self.ttls.extend(u16::try_from(place.ttl_at).ok());
         // RFC 2181: with the highest bit it counts as zero.
         let ttl = if place.ttl > i32::MAX as u32 { 0 } else { place.ttl };
@@ -335,11 +352,11 @@ mod tests {
         let packet = answered(60).to_vec().unwrap();
         let answer = Answer::read(&packet, &query(true)).unwrap();
         let cut = Message::from_vec(&answer.reply(&query(true), 512)).unwrap();
-        assert!(cut.metadata.truncation && cut.answers.is_empty() && cut.edns.is_some());
-        assert_eq!(
-            Message::from_vec(&answer.reply(&query(false), 4096)).unwrap().answers.len(),
-            60
-        );
+        // 29 bytes in front of 16 for each record, and 11 for OPT.
+        assert!(cut.metadata.truncation && cut.edns.is_some());
+        assert_eq!(cut.answers[..], answered(29).answers[..]);
+        let whole = Message::from_vec(&answer.reply(&query(false), 4096)).unwrap();
+        assert!(!whole.metadata.truncation && whole.answers.len() == 60);
     }
 
     #[test]

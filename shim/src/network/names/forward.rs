@@ -3,16 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
+use super::namespace::Namespace;
 use super::query::Query;
+use super::settings::NameServer;
 use super::upstream;
 use crate::network::spawn;
 
@@ -20,8 +22,10 @@ use crate::network::spawn;
 const ENTRIES: usize = 256;
 /// And their bytes.
 const BYTES: usize = 64 * 1024;
-/// Queries under way.
-const UNDER_WAY: usize = 128;
+/// Queries that servers are asked at once; others wait for their turn.
+const AT_ONCE: usize = 128;
+/// How long they wait: clients don't wait longer.
+const TURN: Duration = Duration::from_secs(4);
 /// The server that answered when others did not is asked first for so long.
 const PREFERENCE: Duration = Duration::from_secs(60);
 
@@ -34,15 +38,19 @@ type Outcome = Option<Option<Rc<Answer>>>;
 pub(super) struct Forwarder {
     /// Borrowed for moments only, like all here.
     cache: RefCell<Cache>,
+    /// As many as there are clients that wait, at most.
     under_way: RefCell<HashMap<Key, watch::Receiver<Outcome>>>,
-    preferred: Cell<Option<(SocketAddr, Instant)>>,
+    turns: Semaphore,
+    preferred: Cell<Option<(NameServer, Instant)>>,
+    /// None until it is known, and where it can't be.
+    container: RefCell<Option<Rc<Namespace>>>,
     closed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Cache {
     /// Who said it.
-    servers: Vec<SocketAddr>,
+    servers: Vec<NameServer>,
     entries: HashMap<Key, (Instant, Rc<Answer>)>,
     bytes: usize,
 }
@@ -53,13 +61,21 @@ impl Forwarder {
         Self {
             cache: RefCell::default(),
             under_way: RefCell::default(),
+            turns: Semaphore::new(AT_ONCE),
             preferred: Cell::new(None),
+            container: RefCell::default(),
             closed,
         }
     }
 
+    /// Asks the container's own servers from the network that this socket is in.
+    pub(super) fn ask_from(&self, socket: impl AsFd) {
+        // Without the right to know it, from the host's.
+        self.container.replace(Namespace::of(socket).ok().map(Rc::new));
+    }
+
     /// What these servers said before.
-    pub(super) fn remembered(&self, query: &Query, servers: &[SocketAddr]) -> Option<Rc<Answer>> {
+    pub(super) fn remembered(&self, query: &Query, servers: &[NameServer]) -> Option<Rc<Answer>> {
         let mut cache = self.cache.borrow_mut();
         if cache.servers != servers {
             // Others may say something else.
@@ -70,17 +86,17 @@ impl Forwarder {
         (*expires > Instant::now()).then(|| answer.clone())
     }
 
-    /// What these servers say; none when none of them answers, or too much is under way.
+    /// What these servers say; none when none of them answers, or its turn does not come.
     pub(super) async fn ask(
         self: &Rc<Self>,
         query: &Query,
-        servers: Vec<SocketAddr>,
+        servers: Vec<NameServer>,
     ) -> Option<Rc<Answer>> {
         let key = query.key();
         let known = self.under_way.borrow().get(&key).cloned();
         let mut outcome = match known {
             Some(outcome) => outcome,
-            None => self.start(key, query, servers)?,
+            None => self.start(key, query, servers),
         };
         let outcome = outcome.wait_for(Option::is_some).await.ok()?.clone();
         outcome.flatten()
@@ -90,35 +106,34 @@ impl Forwarder {
         self: &Rc<Self>,
         key: Key,
         query: &Query,
-        servers: Vec<SocketAddr>,
-    ) -> Option<watch::Receiver<Outcome>> {
+        servers: Vec<NameServer>,
+    ) -> watch::Receiver<Outcome> {
         let (done, outcome) = watch::channel(None);
-        {
-            let mut under_way = self.under_way.borrow_mut();
-            if under_way.len() >= UNDER_WAY {
-                return None;
-            }
-            under_way.insert(key.clone(), outcome.clone());
-        }
+        self.under_way.borrow_mut().insert(key.clone(), outcome.clone());
         let (this, query) = (self.clone(), query.clone());
         // A client that leaves does not end it for the others.
         spawn(&self.closed, async move {
-            let answer = upstream::ask(&this.in_order(&servers), &query).await;
-            let answer = answer.map(|(server, answer)| {
-                this.note(server, &servers);
-                Rc::new(answer)
-            });
+            let answer = this.take_turn(&query, &servers).await;
             if let Some(answer) = &answer {
                 this.cache.borrow_mut().keep(key.clone(), answer.clone(), &servers);
             }
             this.under_way.borrow_mut().remove(&key);
             done.send_replace(Some(answer));
         });
-        Some(outcome)
+        outcome
+    }
+
+    async fn take_turn(&self, query: &Query, servers: &[NameServer]) -> Option<Rc<Answer>> {
+        let _turn = tokio::time::timeout(TURN, self.turns.acquire()).await.ok()?.ok()?;
+        let container = self.container.borrow().clone();
+        let in_order = self.in_order(servers);
+        let (server, answer) = upstream::ask(&in_order, query, container.as_deref()).await?;
+        self.note(server, servers);
+        Some(Rc::new(answer))
     }
 
     /// The servers in the order in which they are asked.
-    fn in_order(&self, servers: &[SocketAddr]) -> Vec<SocketAddr> {
+    fn in_order(&self, servers: &[NameServer]) -> Vec<NameServer> {
         let mut servers = servers.to_vec();
         if let Some((preferred, until)) = self.preferred.get()
             && until > Instant::now()
@@ -130,7 +145,7 @@ impl Forwarder {
     }
 
     /// Prefers a server that answered instead of the first.
-    fn note(&self, server: SocketAddr, servers: &[SocketAddr]) {
+    fn note(&self, server: NameServer, servers: &[NameServer]) {
         let known = self.preferred.get().filter(|(_, until)| *until > Instant::now());
         if servers.first() == Some(&server) {
             self.preferred.set(None);
@@ -142,7 +157,7 @@ impl Forwarder {
 }
 
 impl Cache {
-    fn keep(&mut self, key: Key, answer: Rc<Answer>, servers: &[SocketAddr]) {
+    fn keep(&mut self, key: Key, answer: Rc<Answer>, servers: &[NameServer]) {
         let Some(expires) = answer.expires() else { return };
         let size = key.len() + answer.size();
         if self.servers != servers || size > BYTES / 8 {

@@ -13,13 +13,15 @@
 
 mod answer;
 mod forward;
+mod namespace;
 mod query;
 mod server;
 mod settings;
 mod upstream;
 
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{self, Error};
 use forward::Forwarder;
 use query::Query;
-use settings::{Names, Settings, Watched};
+use settings::{NameServer, Names, Settings, Watched};
 
 pub(super) use server::{tcp, udp};
 
@@ -67,7 +69,7 @@ enum Reply {
     /// Known at once.
     Now(Vec<u8>),
     /// These have to be asked.
-    Ask(Query, Vec<SocketAddr>),
+    Ask(Query, Vec<NameServer>),
 }
 
 impl Resolver {
@@ -90,6 +92,11 @@ impl Resolver {
             .map_err(|e| error::io(format!("read {}", path.display()), e))?;
         self.settings.replace(Some(Rc::new(settings)));
         Ok(())
+    }
+
+    /// Asks the container's own name servers from the network that this socket is in.
+    pub(super) fn ask_from(&self, socket: impl AsFd) {
+        self.forwarder.ask_from(socket);
     }
 
     /// Answers a packet from what is known, or tells whom to ask.
@@ -129,7 +136,7 @@ impl Resolver {
     }
 
     /// Asks others.
-    async fn ask(&self, query: &Query, servers: Vec<SocketAddr>, transport: Transport) -> Vec<u8> {
+    async fn ask(&self, query: &Query, servers: Vec<NameServer>, transport: Transport) -> Vec<u8> {
         match self.forwarder.ask(query, servers).await {
             Some(answer) => answer.reply(query, query.limit(transport)),
             None => query.failure(ResponseCode::ServFail),

@@ -30,16 +30,25 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn udp(socket: UdpSocket, resolver: Rc<Resolver>) {
     let socket = Rc::new(socket);
     while socket.readable().await.is_ok() {
-        let mut buffer = vec![0; QUERY];
-        for _ in 0..BURST {
-            match socket.try_recv_from(&mut buffer) {
-                Ok((length, client)) => datagram(&socket, &resolver, &buffer[..length], client),
-                // A client that has left is told of here, too.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(_) => break,
-            }
+        if burst(&socket, &resolver) {
+            // To wait for a socket that has more lets nobody else go on.
+            tokio::task::yield_now().await;
         }
     }
+}
+
+/// Answers what is there, a burst at most; whether there may be more.
+fn burst(socket: &Rc<UdpSocket>, resolver: &Rc<Resolver>) -> bool {
+    let mut buffer = vec![0; QUERY];
+    for _ in 0..BURST {
+        match socket.try_recv_from(&mut buffer) {
+            Ok((length, client)) => datagram(socket, resolver, &buffer[..length], client),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            // A client that has left is told of here, too.
+            Err(_) => {}
+        }
+    }
+    true
 }
 
 fn datagram(socket: &Rc<UdpSocket>, resolver: &Rc<Resolver>, packet: &[u8], client: SocketAddr) {

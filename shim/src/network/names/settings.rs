@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use gantry_core::sockets::RESOLVER;
 use nix::net::if_::if_nametoindex;
 
 /// Of a file no more is read.
@@ -122,6 +123,14 @@ enum Upstream {
     Listed(Watched<Vec<SocketAddr>>),
 }
 
+/// A name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NameServer {
+    pub(super) address: SocketAddr,
+    /// Given to the container, and asked from its network; otherwise it is the host's.
+    pub(super) inside: bool,
+}
+
 impl Settings {
     /// Reads them; what is not known is of another version, and left out.
     pub(super) fn parse(text: &str) -> Self {
@@ -131,7 +140,12 @@ impl Settings {
             let rest = rest.trim();
             match word {
                 "names" => settings.names.push(Watched::new(Path::new(rest), Names::parse)),
-                "upstream" => settings.upstreams.extend(server(rest).map(Upstream::One)),
+                "upstream" => {
+                    // There the resolver would ask itself.
+                    let own = SocketAddr::from((RESOLVER, PORT));
+                    let told = server(rest).filter(|server| *server != own);
+                    settings.upstreams.extend(told.map(Upstream::One));
+                }
                 "upstreams" => {
                     let listed = Watched::new(Path::new(rest), name_servers);
                     settings.upstreams.push(Upstream::Listed(listed));
@@ -145,18 +159,20 @@ impl Settings {
     }
 
     /// The name servers of now.
-    pub(super) fn servers(&self) -> Vec<SocketAddr> {
+    pub(super) fn servers(&self) -> Vec<NameServer> {
         let mut servers = Vec::new();
-        let mut add = |server: SocketAddr| {
+        let mut add = |address, inside| {
+            let server = NameServer { address, inside };
             if servers.len() < SERVERS && !servers.contains(&server) {
                 servers.push(server);
             }
         };
         for upstream in &self.upstreams {
             match upstream {
-                Upstream::One(server) => add(*server),
+                Upstream::One(server) => add(*server, true),
                 Upstream::Listed(listed) => {
-                    listed.get().iter().flat_map(|all| all.iter()).for_each(|server| add(*server));
+                    let all = listed.get();
+                    all.iter().flat_map(|all| all.iter()).for_each(|server| add(*server, false));
                 }
             }
         }
@@ -266,21 +282,22 @@ mod tests {
         fs::write(&conf, "# x\nsearch a\nnameserver 127.0.0.53\n").unwrap();
         let text = format!(
             "names /n/a\nnames /n/b c\nupstream 9.9.9.9\nupstream [::1]:5353\nupstream what\n\
-             upstreams {}\nndots\nsomething new\n",
+             upstream 127.0.0.11\nupstreams {}\nndots\nsomething new\n",
             conf.display()
         );
         let settings = Settings::parse(&text);
         assert_eq!(settings.names[1].path, Path::new("/n/b c"));
         assert!(settings.ndots && !settings.internal);
-        let addresses = |all: &[&str]| -> Vec<SocketAddr> {
-            all.iter().map(|text| text.parse().unwrap()).collect()
+        let server = |at: &str, inside| NameServer { address: at.parse().unwrap(), inside };
+        let asked = |inside: &[&str], outside: &[&str]| -> Vec<NameServer> {
+            let inside = inside.iter().map(|at| server(at, true));
+            inside.chain(outside.iter().map(|at| server(at, false))).collect()
         };
-        let told = ["9.9.9.9:53", "[::1]:5353", "127.0.0.53:53"];
-        assert_eq!(settings.servers(), addresses(&told));
+        let own = ["9.9.9.9:53", "[::1]:5353"];
+        assert_eq!(settings.servers(), asked(&own, &["127.0.0.53:53"]));
         fs::write(&conf, "nameserver 127.0.0.53\nnameserver\t10.0.0.1\nnameserver fe80::1%1\n")
             .unwrap();
-        let told = ["9.9.9.9:53", "[::1]:5353", "10.0.0.1:53", "[fe80::1%1]:53"];
-        assert_eq!(settings.servers(), addresses(&told));
+        assert_eq!(settings.servers(), asked(&own, &["10.0.0.1:53", "[fe80::1%1]:53"]));
         assert!(Settings::parse("internal\n").internal);
     }
 }

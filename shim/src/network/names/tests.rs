@@ -2,6 +2,7 @@ use super::*;
 use hickory_proto::op::{Edns, MessageType, OpCode, Query as Question};
 use std::cell::Cell;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -98,6 +99,17 @@ where
             break (socket, listener);
         }
     };
+    name_server_on(socket, listener, answer)
+}
+
+fn name_server_on<F>(
+    socket: UdpSocket,
+    listener: TcpListener,
+    answer: F,
+) -> (SocketAddr, Rc<Cell<usize>>)
+where
+    F: Fn(&mut Message, Transport) + 'static,
+{
     let address = socket.local_addr().unwrap();
     let count = Rc::new(Cell::new(0));
     let counted = count.clone();
@@ -259,7 +271,7 @@ async fn long_answers_come_by_tcp() {
         .await;
         let world = World::new(&format!("upstream {server}\n")).await;
         let cut = world.ask("example.org.", RecordType::A).await;
-        assert!(cut.metadata.truncation && cut.answers.is_empty());
+        assert!(cut.metadata.truncation && !cut.answers.is_empty());
         let queries = [
             asked("example.org.", RecordType::A),
             asked("web.", RecordType::A),
@@ -269,6 +281,89 @@ async fn long_answers_come_by_tcp() {
         let mut lengths: Vec<_> = answers.iter().map(|answer| answer.answers.len()).collect();
         lengths.sort_unstable();
         assert_eq!((lengths, count.get()), (vec![2, 200, 200], 2));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn without_tcp_a_part_of_an_answer_is_passed_on() {
+    let test = async {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let elsewhere = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let (server, count) = name_server_on(socket, elsewhere, |message, _| {
+            message.metadata.truncation = true;
+            add(message, 3);
+        });
+        let world = World::new(&format!("upstream {server}\n")).await;
+        // It is not kept.
+        for asked in 1..3 {
+            let cut = world.ask("example.org.", RecordType::A).await;
+            assert!(cut.metadata.truncation);
+            assert_eq!((addresses(&cut).len(), count.get()), (3, asked));
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A client that has sent all these queries.
+fn asker(world: &World, queries: impl IntoIterator<Item = Message>) -> UdpSocket {
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for query in queries {
+        client.send_to(&query.to_vec().unwrap(), world.udp).unwrap();
+    }
+    client.set_nonblocking(true).unwrap();
+    UdpSocket::from_std(client).unwrap()
+}
+
+#[tokio::test]
+async fn a_flood_lets_others_go_on() {
+    let test = async {
+        let world = World::new("internal\n").await;
+        // More than a burst, and nothing that sockets have no room for.
+        let flood = 160;
+        let client = asker(&world, (0..flood).map(|_| asked("web.", RecordType::A)));
+        tokio::time::timeout(LIMIT, client.readable()).await.unwrap().unwrap();
+        let mut buffer = [0; 512];
+        let mut answers = 0;
+        while client.try_recv(&mut buffer).is_ok() {
+            answers += 1;
+        }
+        assert!((1..flood).contains(&answers), "{answers}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn more_lookups_than_there_is_room_for_wait() {
+    let test = async {
+        // It answers when as many as may ask at once have asked.
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut held = Vec::new();
+            let mut buffer = [0; 512];
+            for count in 1.. {
+                let (length, client) = server.recv_from(&mut buffer).await.unwrap();
+                // A response.
+                buffer[2] |= 0x80;
+                held.push((buffer[..length].to_vec(), client));
+                if count >= 128 {
+                    for (packet, client) in held.drain(..) {
+                        server.send_to(&packet, client).await.unwrap();
+                    }
+                }
+            }
+        });
+        let world = World::new(&format!("upstream {address}\n")).await;
+        let names = (0..160).map(|n| asked(&format!("n{n}.example."), RecordType::A));
+        let client = asker(&world, names);
+        let mut buffer = [0; 512];
+        for _ in 0..160 {
+            let received = tokio::time::timeout(LIMIT, client.recv(&mut buffer));
+            let length = received.await.unwrap().unwrap();
+            let answer = Message::from_vec(&buffer[..length]).unwrap();
+            assert_eq!(code(&answer), ResponseCode::NoError);
+        }
     };
     LocalSet::new().run_until(test).await;
 }

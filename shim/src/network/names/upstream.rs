@@ -1,21 +1,25 @@
 //! How name servers are asked: each query has a number and a port that nobody
 //! can guess, datagrams come first, and what does not fit is asked for by TCP.
+//! The container's own servers are asked from its network, the host's from the
+//! host's.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 
 use super::answer::{Answer, belongs, is_truncated};
+use super::namespace::Namespace;
 use super::query::Query;
+use super::settings::NameServer;
 
 /// How long one server may take, each time that it is asked. With a single one this is
 /// shorter than clients wait.
 const ROUNDS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_millis(3000)];
 /// How long it may take by TCP.
-const TCP: Duration = Duration::from_secs(4);
+const TCP: Duration = Duration::from_secs(2);
 /// How long all of them may take.
 const ALL: Duration = Duration::from_secs(10);
 /// So many packets may come that answer something else: more are an attack.
@@ -23,14 +27,36 @@ const STRAY: usize = 32;
 /// Longest datagram that is taken.
 const DATAGRAM: usize = 4096;
 
-/// Asks one after the other; gives the answer, and who gave it. Without a final one it is the
-/// first that any of them gave.
-pub(super) async fn ask(servers: &[SocketAddr], query: &Query) -> Option<(SocketAddr, Answer)> {
+/// A server, and the network that it is asked from if that is not the host's.
+#[derive(Clone, Copy, Debug)]
+struct Way<'a> {
+    server: SocketAddr,
+    from: Option<&'a Namespace>,
+}
+
+impl Way<'_> {
+    fn make<T>(&self, socket: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self.from {
+            Some(namespace) => namespace.make(socket),
+            None => socket(),
+        }
+    }
+}
+
+/// Asks one after the other, its own ones from `container` if that is known; gives the answer,
+/// and who gave it. Without a final one it is the first that any of them gave.
+pub(super) async fn ask(
+    servers: &[NameServer],
+    query: &Query,
+    container: Option<&Namespace>,
+) -> Option<(NameServer, Answer)> {
     let mut second_best = None;
     let asking = async {
         for patience in ROUNDS {
             for server in servers {
-                let Some(answer) = exchange(*server, query, patience).await else { continue };
+                let from = container.filter(|_| server.inside);
+                let way = Way { server: server.address, from };
+                let Some(answer) = exchange(way, query, patience).await else { continue };
                 if answer.is_final() {
                     return Some((*server, answer));
                 }
@@ -48,37 +74,36 @@ pub(super) async fn ask(servers: &[SocketAddr], query: &Query) -> Option<(Socket
 }
 
 /// Asks one server.
-async fn exchange(server: SocketAddr, query: &Query, patience: Duration) -> Option<Answer> {
-    let answer = attempt(server, query, patience, true).await?;
+async fn exchange(way: Way<'_>, query: &Query, patience: Duration) -> Option<Answer> {
+    let answer = attempt(way, query, patience, true).await?;
     if answer.is_plain_server() {
         // It is too old for EDNS, or there is something in between.
-        return attempt(server, query, patience, false).await.or(Some(answer));
+        return attempt(way, query, patience, false).await.or(Some(answer));
     }
     Some(answer)
 }
 
-async fn attempt(
-    server: SocketAddr,
-    query: &Query,
-    patience: Duration,
-    edns: bool,
-) -> Option<Answer> {
-    let mut packet =
-        tokio::time::timeout(patience, by_udp(server, query, edns)).await.ok()?.ok()?;
-    if is_truncated(&packet) {
-        packet = tokio::time::timeout(TCP, by_tcp(server, query, edns)).await.ok()?.ok()?;
+async fn attempt(way: Way<'_>, query: &Query, patience: Duration, edns: bool) -> Option<Answer> {
+    let mut packet = tokio::time::timeout(patience, by_udp(way, query, edns)).await.ok()?.ok()?;
+    // Without TCP a part of the answer is better than none.
+    if is_truncated(&packet)
+        && let Ok(Ok(whole)) = tokio::time::timeout(TCP, by_tcp(way, query, edns)).await
+    {
+        packet = whole;
     }
     Answer::read(&packet, query).ok()
 }
 
-async fn by_udp(server: SocketAddr, query: &Query, edns: bool) -> io::Result<Vec<u8>> {
-    let any: IpAddr = match server {
+async fn by_udp(way: Way<'_>, query: &Query, edns: bool) -> io::Result<Vec<u8>> {
+    let any: IpAddr = match way.server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     // The kernel chooses a random port, and lets nobody but the server in.
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
+    let socket = way.make(|| std::net::UdpSocket::bind((any, 0)))?;
+    socket.connect(way.server)?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
     let id = random()?;
     socket.send(&query.onward(id, edns)).await?;
     for _ in 0..STRAY {
@@ -97,8 +122,12 @@ async fn by_udp(server: SocketAddr, query: &Query, edns: bool) -> io::Result<Vec
     Err(io::ErrorKind::InvalidData.into())
 }
 
-async fn by_tcp(server: SocketAddr, query: &Query, edns: bool) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn by_tcp(way: Way<'_>, query: &Query, edns: bool) -> io::Result<Vec<u8>> {
+    let socket = way.make(|| match way.server {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    })?;
+    let mut stream = socket.connect(way.server).await?;
     let id = random()?;
     let packet = query.onward(id, edns);
     let length = u16::try_from(packet.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -70,7 +70,7 @@ pub(super) async fn accept(
             }
         };
         // Beyond the bound clients wait in the listener's queue.
-        let Ok(room) = carrying.room.clone().acquire_owned().await else { return };
+        let Ok(room) = carrying.connections.clone().acquire_owned().await else { return };
         let (target, shared) = (target.get(), carrying.clone());
         // It outlives the relay.
         spawn(&carrying.closed, async move {

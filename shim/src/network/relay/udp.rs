@@ -24,7 +24,8 @@ use crate::network::{PAUSE, spawn};
 
 /// A client that is silent for so long is forgotten.
 const SILENCE: Duration = Duration::from_secs(90);
-/// Clients of one relay: beyond them the one that was silent longest is forgotten.
+/// Clients of one relay: beyond them, or when there is no more room, the one that was silent
+/// longest is forgotten.
 const CLIENTS: usize = 512;
 /// Longest datagram.
 const DATAGRAM: usize = 64 * 1024;
@@ -85,19 +86,19 @@ impl Clients {
         Ok(Self { socket, target, carrying, stop, all: RefCell::default() })
     }
 
-    /// Takes what is there, a burst at most.
-    fn take(self: &Rc<Self>) -> io::Result<()> {
+    /// Takes what is there, a burst at most; whether there may be more.
+    fn take(self: &Rc<Self>) -> io::Result<bool> {
         let mut buffer = vec![0; DATAGRAM];
         for _ in 0..BURST {
             let received =
                 self.socket.try_io(Interest::READABLE, || receive(&self.socket, &mut buffer));
             match received {
                 Ok((length, way)) => self.forward(way, &buffer[..length]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends a client's datagram on. What can't be sent is lost, as datagrams are.
@@ -126,7 +127,7 @@ impl Clients {
         self.all.borrow_mut().remove(&way);
         self.make_room();
         let full = |_| io::Error::from(io::ErrorKind::QuotaExceeded);
-        let room = self.carrying.room.clone().try_acquire_owned().map_err(full)?;
+        let room = self.carrying.clients.clone().try_acquire_owned().map_err(full)?;
         let socket = std::net::UdpSocket::bind((any, 0))?;
         socket.connect(target)?;
         socket.set_nonblocking(true)?;
@@ -141,7 +142,7 @@ impl Clients {
 
     fn make_room(&self) {
         let mut all = self.all.borrow_mut();
-        if all.len() < CLIENTS {
+        if all.len() < CLIENTS && self.carrying.clients.available_permits() > 0 {
             return;
         }
         let longest = all.iter().min_by_key(|(_, known)| known.session.used.get());
@@ -150,17 +151,32 @@ impl Clients {
         }
     }
 
-    /// Sends the container's datagram to the client.
-    fn reply(&self, way: &Way, datagram: &[u8]) {
-        let _ = send(&self.socket, way, datagram);
+    /// Sends a client what the container sent, a burst at most; whether there may be more.
+    fn give(&self, way: &Way, session: &Session) -> bool {
+        let mut buffer = vec![0; DATAGRAM];
+        for _ in 0..BURST {
+            match session.socket.try_recv(&mut buffer) {
+                Ok(length) => {
+                    session.used.set(Instant::now());
+                    let _ = send(&self.socket, way, &buffer[..length]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                // That nobody listens there is told once for each datagram.
+                Err(_) => {}
+            }
+        }
+        true
     }
 }
 
 /// Carries datagrams of clients.
 pub(super) async fn serve(clients: Rc<Clients>) {
     while clients.socket.readable().await.is_ok() {
-        if clients.take().is_err() {
-            tokio::time::sleep(PAUSE).await;
+        match clients.take() {
+            // To wait for a socket that has more lets nobody else go on.
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => {}
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
@@ -175,16 +191,8 @@ async fn answer(clients: Rc<Clients>, way: Way, session: Rc<Session>) {
             Err(_) if session.used.get() + SILENCE <= Instant::now() => break,
             Err(_) => continue,
         }
-        let mut buffer = vec![0; DATAGRAM];
-        for _ in 0..BURST {
-            match session.socket.try_recv(&mut buffer) {
-                Ok(length) => {
-                    session.used.set(Instant::now());
-                    clients.reply(&way, &buffer[..length]);
-                }
-                // That nobody listens there is told once for each datagram.
-                Err(_) => break,
-            }
+        if clients.give(&way, &session) {
+            tokio::task::yield_now().await;
         }
     }
     let mut all = clients.all.borrow_mut();

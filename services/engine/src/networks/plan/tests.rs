@@ -1,5 +1,5 @@
 use gantry_core::Timestamp;
-use gantry_core::networks::{PortWish, Subnet};
+use gantry_core::networks::Subnet;
 
 use super::*;
 
@@ -92,6 +92,18 @@ fn what_one_that_shares_can_not_have() {
     sharing(&ContainerOptions::default()).unwrap();
     let wish = Attachment { mac: Some([2; 6]), ..Attachment::default() };
     assert!(without_network(&wish).unwrap_err().to_string().contains("mac-address"));
+}
+
+#[test]
+fn ports_that_are_wished_twice() {
+    let wish = |host_port, address: &str| PortWish {
+        host_ip: address.parse().ok(),
+        host_port,
+        container_port: 80,
+        ..PortWish::default()
+    };
+    let all = [wish(0, ""), wish(8080, "::1"), wish(0, ""), wish(8080, "")];
+    assert_eq!(distinct(&all), [wish(0, ""), wish(8080, "::1"), wish(8080, "")]);
 }
 
 #[test]

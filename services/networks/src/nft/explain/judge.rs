@@ -8,6 +8,7 @@ use super::super::expression::{
 };
 use super::super::wire::Layer;
 use super::super::words;
+use super::judgement::{Decision, Judgement, conclude};
 use super::packet::{Packet, known};
 use super::ruleset::Ruleset;
 use super::values::{Holds, bits, compare, store};
@@ -17,6 +18,9 @@ use super::xtables;
 const DEEPEST: usize = 16;
 /// Rules that are looked at for one packet in one chain, and those it jumps to.
 const PATIENCE: usize = 200_000;
+/// Beginnings of addresses that no packet from outside has: of 127.0.0.0/8 the kernel takes none,
+/// and what is to be forwarded is not of fe80::/10.
+const NOT_FROM_OUTSIDE: [&[u8]; 2] = [&[127], &[0xfe, 0x80]];
 
 /// What a rule does when it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,26 +32,6 @@ pub(in crate::nft) enum Effect {
     Goto(String),
     /// Another destination: address and port, where they are known. It is accepted.
     Destination(Option<IpAddr>, Option<u16>),
-}
-
-/// What may become of the packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::nft) struct Decision {
-    pub(in crate::nft) drops: bool,
-    /// The chain of the rule.
-    pub(in crate::nft) chain: String,
-    /// The rule, or the policy.
-    pub(in crate::nft) why: String,
-}
-
-/// What a chain that packets come to does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::nft) struct Judgement {
-    /// `None` when it is not known.
-    pub(in crate::nft) drops: Option<bool>,
-    /// What decides, or may decide otherwise.
-    pub(in crate::nft) decision: Decision,
-    pub(in crate::nft) reason: String,
 }
 
 /// Follows a packet through one chain. What the chain changes is changed in it.
@@ -74,16 +58,18 @@ impl<'a> Judge<'a> {
         let (layer, table) = (chain.layer, chain.table.as_str());
         let decisions = Vec::new();
         let mut judge = Self { ruleset, layer, table, packet, without, decisions, steps: 0 };
-        if !judge.walk(&chain.name, true, 0) {
+        if !judge.walk(&chain.name, true, (true, 0)) {
             let drops = chain.base.as_ref().is_some_and(|base| base.drops);
             let why = format!("policy {}", if drops { "drop" } else { "accept" });
-            judge.decisions.push(Decision { drops, chain: chain.name.clone(), why });
+            let chain = chain.name.clone();
+            judge.decisions.push(Decision { drops, chain, why, rule: None, for_all: true });
         }
         conclude(&chain.name, judge.decisions)
     }
 
-    /// Follows the packet through a chain; answers whether it is decided there for certain.
-    fn walk(&mut self, chain: &str, mut certain: bool, depth: usize) -> bool {
+    /// Follows the packet through a chain, to which every packet comes if it is `for_all`;
+    /// answers whether it is decided there for certain.
+    fn walk(&mut self, chain: &str, mut certain: bool, (for_all, depth): (bool, usize)) -> bool {
         if depth >= DEEPEST {
             return false;
         }
@@ -94,15 +80,16 @@ impl<'a> Judge<'a> {
             }
             self.steps += 1;
             if self.steps > PATIENCE {
-                self.decide(chain, rule, true);
+                self.decide(chain, rule, true, false);
                 return false;
             }
             let (holds, effects) = self.apply(rule, certain);
             let sure = holds == Holds::Yes && effects.len() == 1;
+            let for_all = for_all && !asks(rule);
             for effect in effects {
                 match effect {
                     Effect::Accept | Effect::Drop | Effect::Destination(..) => {
-                        self.decide(chain, rule, effect == Effect::Drop);
+                        self.decide(chain, rule, effect == Effect::Drop, for_all);
                         if sure {
                             return certain;
                         }
@@ -111,12 +98,12 @@ impl<'a> Judge<'a> {
                     // Everything behind it may not be reached.
                     Effect::Return => certain = false,
                     Effect::Jump(to) => {
-                        if self.walk(&to, certain && sure, depth + 1) {
+                        if self.walk(&to, certain && sure, (for_all, depth + 1)) {
                             return true;
                         }
                     }
                     Effect::Goto(to) => {
-                        let decided = self.walk(&to, certain && sure, depth + 1);
+                        let decided = self.walk(&to, certain && sure, (for_all, depth + 1));
                         if sure {
                             return decided;
                         }
@@ -127,9 +114,10 @@ impl<'a> Judge<'a> {
         false
     }
 
-    fn decide(&mut self, chain: &str, rule: &Rule, drops: bool) {
+    fn decide(&mut self, chain: &str, rule: &Rule, drops: bool, for_all: bool) {
         let why = words::rule(&rule.expressions, &rule.comment);
-        self.decisions.push(Decision { drops, chain: chain.to_owned(), why });
+        let (chain, rule) = (chain.to_owned(), Some(rule.handle));
+        self.decisions.push(Decision { drops, chain, why, rule, for_all });
     }
 
     /// Whether a rule holds, and what it does then. Marks and destinations are set in the
@@ -185,8 +173,7 @@ impl<'a> Judge<'a> {
             Expression::Bits { from, to, mask, flip } => bits(registers, *from, *to, mask, flip),
             Expression::Compare { from, operator, value } => {
                 let have = &registers[*from..];
-                // The kernel takes no packet from outside with an address of 127.0.0.0/8.
-                if value[..] == [127] && have.first() == Some(&None) {
+                if have.first() == Some(&None) && is_not_from_outside(value) {
                     return Holds::No.inverted(*operator == UNEQUAL);
                 }
                 return compare(have, *operator, value);
@@ -300,6 +287,24 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// Whether this is an address that no packet from outside has, or the part of it that counts.
+fn is_not_from_outside(value: &[u8]) -> bool {
+    NOT_FROM_OUTSIDE.iter().any(|start| {
+        let rest = value.strip_prefix(*start);
+        rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+    })
+}
+
+/// Whether a rule is for some packets only.
+fn asks(rule: &Rule) -> bool {
+    rule.expressions.iter().any(|expression| match expression {
+        Expression::Compare { .. } | Expression::Range { .. } | Expression::Lookup { .. } => true,
+        Expression::Match { name, .. } => name != "comment",
+        Expression::Other(name) => !matches!(name.as_str(), "counter" | "log" | "last" | "objref"),
+        _ => false,
+    })
+}
+
 fn decide(verdict: &Verdict, effects: &mut Vec<Effect>) -> Holds {
     match verdict {
         Verdict::Accept => effects.push(Effect::Accept),
@@ -334,27 +339,6 @@ fn other(name: &str, registers: &mut [Option<u8>], effects: &mut Vec<Effect>) ->
                 | "tunnel" | "inner" | "bitwise" => Holds::Yes,
                 _ => Holds::Perhaps,
             }
-        }
-    }
-}
-
-/// What all that may decide comes to.
-fn conclude(base: &str, mut decisions: Vec<Decision>) -> Judgement {
-    let last = decisions.pop().unwrap_or(Decision {
-        drops: false,
-        chain: base.to_owned(),
-        why: "no rule".to_owned(),
-    });
-    let place = |decision: &Decision| match decision.chain == base {
-        true => decision.why.clone(),
-        false => format!("{} (chain {})", decision.why, decision.chain),
-    };
-    match decisions.into_iter().find(|other| other.drops != last.drops) {
-        None => Judgement { drops: Some(last.drops), reason: place(&last), decision: last },
-        Some(other) => {
-            let reason = format!("depends on the packet: {}; else {}", place(&other), place(&last));
-            let decision = if other.drops { other } else { last };
-            Judgement { drops: None, reason, decision }
         }
     }
 }
@@ -438,6 +422,26 @@ mod tests {
             rule("more", &[verdict(Verdict::Drop)]),
         ];
         assert_eq!(judge(rules, false).drops, None);
+    }
+
+    #[test]
+    fn an_end_is_for_all() {
+        let last = |rules: &[Rule], drops: bool| {
+            let last = judge(rules.to_vec(), drops).last;
+            (last.drops, last.for_all, last.rule.is_some())
+        };
+        let blocked = rule("input", &[source(), verdict(Verdict::Drop)]);
+        assert_eq!(last(std::slice::from_ref(&blocked), false), (false, true, false));
+        assert_eq!(last(std::slice::from_ref(&blocked), true), (true, true, false));
+        let end = [
+            blocked,
+            rule("input", &[verdict(Verdict::Jump("more".to_owned()))]),
+            rule("more", &[vec![Expression::Other("counter".to_owned()), Expression::Reject]]),
+        ];
+        assert_eq!(last(&end, false), (true, true, true));
+        // This one is about the packet.
+        let own = [rule("input", &[dport(8080), verdict(Verdict::Drop)])];
+        assert_eq!(last(&own, false), (true, false, true));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::super::dump::Chain;
 use super::super::layout::POLICY_CHAIN;
 use super::super::wire::Layer;
-use super::judge::Decision;
+use super::judgement::Decision;
 use super::packet::Packet;
 use super::ruleset::Ruleset;
 
