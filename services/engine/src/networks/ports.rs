@@ -400,7 +400,7 @@ mod tests {
         assert!(is_meant(&range, &got[0]) && !is_meant(&other, &got[0]));
         let mut networking = Networking { ports: vec![range.clone()], ..Networking::default() };
         take_wishes(&mut networking, std::slice::from_ref(&other), &[], &got);
-        assert_eq!(networking.ports, [range.clone()]);
+        assert_eq!(networking.ports, std::slice::from_ref(&range));
         take_wishes(&mut networking, std::slice::from_ref(&range), &got, &[]);
         assert!(networking.ports.is_empty(), "{:?}", networking.ports);
         // Of a container that does not run.

@@ -215,7 +215,7 @@ impl Engine {
         let (engine, ctx, id) = (Arc::clone(self), ctx.clone(), id.to_owned());
         let (meta, live) = (meta.clone(), Arc::clone(live));
         let settling = tokio::spawn(async move {
-            engine.settle(&ctx, &id, &meta, pid, recovered).await;
+            engine.settle_one(&ctx, &id, &meta, pid, recovered).await;
             live.connect(engine.connected(&ctx, &id));
             drop(busy);
         });
@@ -225,7 +225,7 @@ impl Engine {
 
     /// Brings a container that runs to what is known of it, then to the networks and ports that
     /// are stored of it: the daemon may have ended between the two.
-    async fn settle(
+    async fn settle_one(
         &self,
         ctx: &Context,
         id: &str,
