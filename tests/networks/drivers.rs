@@ -14,7 +14,7 @@ fn macvlan_puts_containers_on_the_hosts_cable() {
     let before = place.traces();
     // The neighbour is the router there.
     place.ok("network create -d macvlan --subnet 192.0.2.0/24 --gateway 192.0.2.2 \
-         --ip-range 192.0.2.64/26 --subnet 2001:db8:1::/64 --gateway 2001:db8:1::2 \
+         --ip-range 192.0.2.64/26 --subnet 2001:db8:1::/64 --gateway 2001:db8:1::2 --ip-range 2001:db8:1::40/122 \
          -o parent=up0 cable");
     let web = place.server("web", 80, "--network cable");
     let app =

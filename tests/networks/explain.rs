@@ -135,7 +135,7 @@ fn ipv4_and_ipv6_are_told_apart() {
     assert_eq!(reasons, ["IPv4: policy drop"]);
     let text = place.ok("port explain 8080");
     assert!(text.contains("Packets from outside get in by one of IPv4 and IPv6"), "{text}");
-    host.run("nft add rule inet gantry host-input-policy ct original proto-dst 8080 drop");
+    host.run("nft add rule inet gantry host-input-policy meta l4proto { tcp, udp } ct original proto-dst 8080 drop");
     unreachable(outside, (Host::V6, 8080));
     assert_eq!(explained(&place, "8080")["Reachable"], false);
 }

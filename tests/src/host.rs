@@ -57,6 +57,8 @@ impl Host {
         let end = |at: &Namespace, name: &str, v4: Ipv4Addr, v6: Ipv6Addr| {
             at.run(&format!("ip address add {v4}/24 dev {name}"));
             at.run(&format!("ip address add {v6}/64 dev {name} nodad"));
+            // Ready to forward at once, as one that has been up for a while.
+            at.set(&format!("ipv6/conf/{name}/accept_dad"), "0");
             at.run(&format!("ip link set {name} up"));
         };
         end(&inside, "up0", Self::V4, Self::V6);

@@ -18,7 +18,7 @@
 //!
 //! An administrator fills `host-input-policy` as any chain; rules there are never touched:
 //! ```text
-//! nft add rule inet gantry host-input-policy iifname eth0 ct original proto-dst != 443 drop
+//! nft add rule inet gantry host-input-policy iifname eth0 meta l4proto { tcp, udp } ct original proto-dst != 443 drop
 //! ```
 //! In a file for `nft -f` it is `table inet gantry { chain host-input-policy { … } }`, which may
 //! be loaded before the daemon starts and when everything was flushed.

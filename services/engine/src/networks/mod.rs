@@ -15,9 +15,10 @@ mod shown;
 mod start;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use gantry_core::networks::{Attachment, Endpoint, Network, NewNetwork};
-use gantry_core::{Context, Result};
+use gantry_core::{Context, Kind, Result};
 use gantry_grpc::gantry::engine::v1::NetworkEvent;
 use gantry_grpc::{any, convert};
 
@@ -27,6 +28,11 @@ pub use filter::NetworkFilter;
 pub(crate) use plan::Plan;
 pub use ports::ExplainedPort;
 pub(crate) use shown::{mac, parse_mac};
+
+/// How long a network that is to go waits for containers that have ended.
+const LEAVING: Duration = Duration::from_secs(1);
+/// Between two looks at them.
+const STEP: Duration = Duration::from_millis(5);
 
 /// What is done with a network, as events name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +148,28 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` while one does, or when it is always there.
     pub async fn remove_network(&self, ctx: &Context, text: &str) -> Result<()> {
         let network = self.network_named(ctx, text).await?;
-        self.parts.networks.remove(ctx, &network.id).await?;
+        let mut waited = Duration::ZERO;
+        while let Err(err) = self.parts.networks.remove(ctx, &network.id).await {
+            let wait = waited < LEAVING && self.are_leaving(ctx, &network.id).await;
+            if err.kind() != Kind::FailedPrecondition || !wait {
+                return Err(err);
+            }
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
         self.tell_of_network(ctx, Action::Destroy, &network, "");
         Ok(())
+    }
+
+    /// Whether nobody runs any more of those who are in a network: who waited for the end of a
+    /// container hears of it a moment before it has left.
+    async fn are_leaving(&self, ctx: &Context, network: &str) -> bool {
+        let endpoints = self.parts.networks.endpoints(ctx, network).await.unwrap_or_default();
+        let left = |endpoint: &Endpoint| {
+            let live = self.live.get(&ctx.namespace, &endpoint.container);
+            live.is_none_or(|live| !live.now().runs())
+        };
+        !endpoints.is_empty() && endpoints.iter().all(left)
     }
 
     /// Removes the networks that no container has, whether or not it runs. Answers with their

@@ -99,6 +99,9 @@ pub(crate) fn prepare_bridge(name: &str, ipv4: bool, ipv6: bool) -> Result<()> {
     let of = |setting: &str| format!("net/ipv6/conf/{name}/{setting}");
     if ipv6 {
         set_sysctl(&of("accept_ra"), "0")?;
+        // Until its link-local address is sure to be nobody else's the bridge would ask for no
+        // container: for two seconds nothing would be forwarded to the first ones.
+        set_sysctl(&of("accept_dad"), "0")?;
     }
     set_sysctl(&of("disable_ipv6"), if ipv6 { "0" } else { "1" })
 }
@@ -132,6 +135,7 @@ mod tests {
             assert_eq!(value("net/ipv4/conf/br0/route_localnet").as_deref(), Some("1"));
             if has_ipv6() {
                 assert_eq!(value("net/ipv6/conf/br0/accept_ra").as_deref(), Some("0"));
+                assert_eq!(value("net/ipv6/conf/br0/accept_dad").as_deref(), Some("0"));
                 prepare_bridge("br0", true, false).unwrap();
                 assert_eq!(value("net/ipv6/conf/br0/disable_ipv6").as_deref(), Some("1"));
                 assert_eq!(forward_ipv6(&netlink).unwrap(), Vec::<String>::new());
