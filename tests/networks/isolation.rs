@@ -86,7 +86,9 @@ fn containers_reach_out_as_the_host() {
     let app = place.sleeper("app", "--network app-net");
     let plain = place.sleeper("plain", "");
     let _server = Server::tcp(place.host.outside(), 9000, "far");
-    let ask = |from, to: IpAddr| ask_tcp(from, (to, 9000).into()).expect("it is reached");
+    let ask = |from, to: IpAddr| {
+        ask_tcp(from, (to, 9000).into()).unwrap_or_else(|err| panic!("{to}: {err}"))
+    };
     assert_eq!(ask(&app, Host::FAR_V4.into()), format!("far {}", Host::V4));
     assert_eq!(ask(&app, Host::FAR_V6.into()), format!("far {}", Host::V6));
     assert_eq!(ask(&plain, Host::FAR_V4.into()), format!("far {}", Host::V4));
