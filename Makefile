@@ -16,8 +16,8 @@ STATIC = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" LI
 
 # Debian packages: to build; to run the tests; to run the emulated guest.
 BUILD_PACKAGES := gcc g++ make pkg-config libclang-dev libseccomp-dev
-DEMO_PACKAGES := ca-certificates debootstrap docker-registry skopeo umoci
-TEST_PACKAGES := $(DEMO_PACKAGES) busybox containerd runc docker.io tini procps
+DEMO_PACKAGES := ca-certificates debootstrap docker-registry iproute2 skopeo umoci
+TEST_PACKAGES := $(DEMO_PACKAGES) busybox containerd runc docker.io tini procps nftables iperf3
 GUEST_PACKAGES := qemu-system-x86 cpio e2fsprogs kmod
 
 .PHONY: help
@@ -67,7 +67,7 @@ test: setup-test failpoints build check ## every test
 
 .PHONY: test-long
 test-long: setup-guest failpoints build ## the long sweeps: a thousand runs, power loss, fail points, races
-	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power:: copy:: faults:: logs::
+	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-tests --test tests -- --nocapture long:: power:: copy:: faults:: logs:: networks::rounds
 	GANTRY_TEST_LONG=1 $(CARGO) test --release --locked -p gantry-images --test pull -- --nocapture collect::
 
 .PHONY: test-v2

@@ -2,9 +2,11 @@
 //! against gantryd, and through Debian's `docker` against its dockerd. What both print has to agree
 //! in shape: columns, fields, exit codes, and what errors say.
 //!
-//! Neither side touches the host's network: containers have none, images come from a registry on
+//! Neither side touches the host's network: each has a machine of its own in network namespaces.
+//! Containers have a network where that is what a row is about; images come from a registry on
 //! loopback.
 
+mod networks;
 mod shape;
 mod table;
 
@@ -13,7 +15,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use gantry_tests::{Daemon, Dockerd, Output, Registry, Terminal, run, run_within, wait_for};
+use gantry_tests::{
+    Daemon, Dockerd, Host, Options, Output, Registry, Terminal, run, run_within, wait_for,
+};
 use tempfile::TempDir;
 
 use shape::{differences, shape};
@@ -75,7 +79,8 @@ fn reference(image: &str) -> String {
     Registry::shared().reference(&format!("{image}:latest"))
 }
 
-/// The words of a line: what stands between single quotes is one. Containers get no network.
+/// The words of a line: what stands between single quotes is one. Containers get no network, unless
+/// it says which.
 fn words(line: &str, dir: &Path) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in line.split('\'').enumerate() {
@@ -90,7 +95,8 @@ fn words(line: &str, dir: &Path) -> Vec<String> {
             *word = reference(image);
         }
     }
-    if matches!(words[0].as_str(), "run" | "create") {
+    let says = words.iter().any(|word| word == "--network");
+    if matches!(words[0].as_str(), "run" | "create") && !says {
         for word in ["none", "--network"] {
             words.insert(1, word.to_owned());
         }
@@ -122,8 +128,9 @@ fn every_row_is_as_dockers() {
     for image in IMAGES {
         Registry::shared().push(image, &format!("{image}:latest"));
     }
-    let daemon = Daemon::start();
-    let dockerd = Dockerd::start(None);
+    let host = Some(Host::with_registry());
+    let daemon = Daemon::with(Options { host, ..Options::default() });
+    let dockerd = Dockerd::on(&Host::with_registry());
     let (ours, theirs) =
         (|args: &[&str]| daemon.gantry_command(args), |args: &[&str]| dockerd.command(args));
     let (gantry, docker) = (Side::new(&ours), Side::new(&theirs));
@@ -146,5 +153,6 @@ fn lines_have_words() {
         words("run -v {dir}:/in x sh -c 'echo a b'", dir),
         ["run", "--network", "none", "-v", "/d:/in", "x", "sh", "-c", "echo a b"]
     );
+    assert_eq!(words("run --network x y", dir), ["run", "--network", "x", "y"]);
     assert_eq!(words("inspect --format '{{.A}}' x", dir)[2], "{{.A}}");
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
-use gantry_tests::{Daemon, Options, Output, Registry, paths, wait_for};
+use gantry_tests::{Daemon, Host, Options, Output, Registry, paths, wait_for};
 
 /// Daemons at a time.
 const PARALLEL: usize = 4;
@@ -39,7 +39,7 @@ const EFFECTS: [&str; 22] = [
 ];
 
 /// Files whose effects have no points, and why.
-const WITHOUT: [(&str, &str); 13] = [
+const WITHOUT: [(&str, &str); 16] = [
     ("diff/src/", "a layer is written below a snapshot that nobody sees until it is committed"),
     ("images/src/credentials.rs", "a credential helper changes nothing of ours"),
     ("metadata/src/database.rs", "RocksDB's own directory is made when it is opened"),
@@ -53,6 +53,9 @@ const WITHOUT: [(&str, &str); 13] = [
     ("engine/src/rootfs.rs", "mounts that go with the thread that makes them"),
     ("engine/src/copy/", "mounts that go with the thread that makes them"),
     ("archive/src/", "files of a container: what was copied of them until then stays"),
+    ("networks/src/names/directory.rs", "files that those who have them written pass points for"),
+    ("networks/src/netlink/sysctl.rs", "parameters that are set with each bridge and link"),
+    ("networks/src/netlink.rs", "processes of its tests"),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -115,15 +118,17 @@ fn every_effect_lies_between_points() {
 /// One life of a daemon and its clients.
 struct Life {
     daemon: Daemon,
+    host: Arc<Host>,
     image: String,
 }
 
 impl Life {
     fn new() -> Self {
         let program = Some("gantryd-failpoints".to_owned());
-        let options = Options { program, ..Options::default() };
+        let host = Host::with_registry();
+        let options = Options { program, host: Some(Arc::clone(&host)), ..Options::default() };
         let image = Registry::shared().reference("busybox:latest");
-        Self { daemon: Daemon::unstarted(options), image }
+        Self { daemon: Daemon::unstarted(options), host, image }
     }
 
     /// Some of its commands would try for ever to go on where the daemon went.
@@ -139,17 +144,18 @@ impl Life {
         let ctr = |args: &[&str]| check(self.ctr(args));
         gantry(&["pull", "-q", image])?;
         let none = ["--network", "none"];
-        let kept = [&["create", "--rm", "--name", "two"], &none[..], &[image, "sleep", "600"]];
+        let kept = [&["create", "--rm", "--name", "x2"], &none[..], &[image, "sleep", "600"]];
         gantry(&kept.concat())?;
-        gantry(&["start", "two"])?;
-        gantry(&["rm", "-f", "two"])?;
-        let flags = ["--name", "one", "-v", "/data"];
+        gantry(&["start", "x2"])?;
+        gantry(&["rm", "-f", "x2"])?;
+        let flags = ["--name", "x1", "-v", "/data"];
         gantry(&[&["run", "-d"], &flags[..], &none, &[image, "sleep", "600"]].concat())?;
-        gantry(&["exec", "one", "true"])?;
-        gantry(&["stop", "-t", "0", "one"])?;
-        gantry(&["start", "one"])?;
-        gantry(&["rm", "-f", "-v", "one"])?;
+        gantry(&["exec", "x1", "true"])?;
+        gantry(&["stop", "-t", "0", "x1"])?;
+        gantry(&["start", "x1"])?;
+        gantry(&["rm", "-f", "-v", "x1"])?;
         gantry(&[&["run", "--rm"], &none[..], &[image, "true"]].concat())?;
+        self.networks()?;
         ctr(&["images", "pull", "--plain-http", image])?;
         ctr(&["run", "-d", image, "t", "sleep", "600"])?;
         ctr(&["tasks", "exec", "--exec-id", "e", "t", "true"])?;
@@ -160,9 +166,40 @@ impl Life {
         gantry(&["rmi", image])
     }
 
+    /// What clients do with networks.
+    fn networks(&self) -> Result<(), Output> {
+        for line in [
+            "network create one",
+            "network create two",
+            "run -d --name x3 --network one -p 8080:80 {image} sleep 600",
+            "port add x3 8081:81",
+            "network connect two x3",
+            "restart -t 0 x3",
+            "network disconnect one x3",
+            "port rm x3 8081:81",
+            "rm -f x3",
+            "network rm one two",
+        ] {
+            let line = line.replace("{image}", &self.image);
+            let output = self.daemon.gantry(&line.split(' ').collect::<Vec<_>>());
+            if output.code != 0 {
+                return Err(output);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left of networks on the host.
+    fn network_traces(&self) -> Vec<String> {
+        let ours = ["link veth", "link br-", "map \"ports4\" has", "map \"ports6\" has"];
+        let is_ours = |line: &String| ours.iter().any(|begin| line.starts_with(begin));
+        self.host.traces().into_iter().filter(is_ours).collect()
+    }
+
     /// Takes away what a first try may have made.
     fn tidy(&self) {
-        self.daemon.gantry(&["rm", "-f", "-v", "one", "two"]);
+        self.daemon.gantry(&["rm", "-f", "-v", "x1", "x2", "x3"]);
+        self.daemon.gantry(&["network", "rm", "one", "two"]);
         self.ctr(&["tasks", "rm", "-f", "t"]);
         self.ctr(&["containers", "rm", "t"]);
         // It made that first.
@@ -185,9 +222,9 @@ impl Life {
         self.daemon.kill();
         self.daemon.set_env(Vec::new());
         self.daemon.try_restart()?;
-        if self.daemon.gantry(&["inspect", "two"]).code == 0 {
+        if self.daemon.gantry(&["inspect", "x2"]).code == 0 {
             // It is the same container that the second try is about.
-            let started = self.daemon.gantry(&["start", "two"]);
+            let started = self.daemon.gantry(&["start", "x2"]);
             if started.code != 0 {
                 return Err(format!("the second start: {started:?}"));
             }
@@ -199,6 +236,7 @@ impl Life {
             return Err(format!("volumes: {volumes:?}"));
         }
         wait_for("the content to go", || (self.files() == [0, 0, 0]).then_some(()));
+        wait_for("networks to go", || self.network_traces().is_empty().then_some(()));
         self.daemon.assert_nothing_left();
         Ok(died)
     }

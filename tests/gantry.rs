@@ -11,9 +11,8 @@ use nix::unistd::Pid;
 fn run_pulls_and_gives_output_and_exit_code() {
     let daemon = Daemon::start();
     let image = Registry::shared().reference("busybox:latest");
-    let first = daemon.gantry(&["run", "--rm", &image, "echo", "hello"]).ok();
-    assert_eq!(first.stdout, "hello\n");
-    assert!(first.stderr.contains("network"), "without a network a line says so: {}", first.stderr);
+    let first = ["run", "--rm", "--network", "none", &image, "echo", "hello"];
+    assert_eq!(daemon.gantry(&first).ok().stdout, "hello\n");
     let quiet = daemon
         .gantry(&["run", "--rm", "--network", "none", &image, "sh", "-c", "echo e >&2; exit 3"])
         .exits(3);

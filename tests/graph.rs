@@ -52,7 +52,7 @@ fn reachable(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet
     seen
 }
 
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "gantry-metadata",
     "gantry-content",
     "gantry-snapshots",
@@ -62,6 +62,7 @@ const SERVICES: [&str; 10] = [
     "gantry-images",
     "gantry-tasks",
     "gantry-volumes",
+    "gantry-networks",
     "gantry-engine",
 ];
 

@@ -100,20 +100,20 @@ fn a_paused_container_can_be_stopped_and_killed() {
 #[test]
 fn names_change_and_stay_unique() {
     let daemon = Daemon::start();
-    let id = detached(&daemon, &["--name", "old"], &SLEEP);
-    detached(&daemon, &["--name", "other"], &SLEEP);
-    refused(&daemon.gantry(&["rename", "old", "other"]), 1, "already in use");
-    refused(&daemon.gantry(&["rename", "old", "old"]), 1, "same name");
-    refused(&daemon.gantry(&["rename", "old", "x y"]), 1, "Invalid container name");
-    refused(&daemon.gantry(&["rename", "nope", "new"]), 1, "No such container");
-    daemon.gantry(&["rename", "old", "new"]).ok();
-    assert_eq!(asked(&daemon, "{{.Name}} {{.Id}}", "new"), format!("/new {id}"));
-    refused(&daemon.gantry(&["container", "inspect", "old"]), 1, "No such");
+    let id = detached(&daemon, &["--name", "a"], &SLEEP);
+    detached(&daemon, &["--name", "b"], &SLEEP);
+    refused(&daemon.gantry(&["rename", "a", "b"]), 1, "already in use");
+    refused(&daemon.gantry(&["rename", "a", "a"]), 1, "same name");
+    refused(&daemon.gantry(&["rename", "a", "x y"]), 1, "Invalid container name");
+    refused(&daemon.gantry(&["rename", "nope", "c"]), 1, "No such container");
+    daemon.gantry(&["rename", "a", "c"]).ok();
+    assert_eq!(asked(&daemon, "{{.Name}} {{.Id}}", "c"), format!("/c {id}"));
+    refused(&daemon.gantry(&["container", "inspect", "a"]), 1, "No such");
     // The old name is free at once, and goes with the right container.
-    detached(&daemon, &["--name", "old"], &SLEEP);
-    daemon.gantry(&["rm", "-f", "new"]).ok();
-    assert_eq!(status(&daemon, "old"), "running");
-    daemon.gantry(&["rm", "-f", "old", "other"]).ok();
+    detached(&daemon, &["--name", "a"], &SLEEP);
+    daemon.gantry(&["rm", "-f", "c"]).ok();
+    assert_eq!(status(&daemon, "a"), "running");
+    daemon.gantry(&["rm", "-f", "a", "b"]).ok();
     daemon.assert_nothing_left();
 }
 
@@ -198,7 +198,7 @@ fn containers_start_behind_those_that_they_need() {
     detached(&daemon, &["--name", "db", always[0], always[1]], &SLEEP);
     detached(&daemon, &["--name", "web", "--after", "db", always[0], always[1]], &SLEEP);
     refused(
-        &daemon.gantry(&["create", "--after", "nope", &daemon.busybox(), "true"]),
+        &daemon.gantry(&["create", "--network=none", "--after", "nope", &daemon.busybox(), "true"]),
         1,
         "No such container: nope",
     );

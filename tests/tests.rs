@@ -23,6 +23,7 @@ mod life;
 mod logs;
 mod long;
 mod look;
+mod networks;
 mod plugins;
 mod power;
 mod rails;

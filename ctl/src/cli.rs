@@ -12,8 +12,8 @@ use gantry_core::Namespace;
 use crate::client::Client;
 use crate::commands::{
     attach, completion, container, context, cp, create, diff, events, exec, export, image, images,
-    info, inspect, kill, logs, man, pause, ps, pull, rename, restart, rm, rmi, run, start, stats,
-    stop, system, top, unpause, update, version, volume, wait,
+    info, inspect, kill, logs, man, network, pause, port, ps, pull, rename, restart, rm, rmi, run,
+    start, stats, stop, system, top, unpause, update, version, volume, wait,
 };
 use crate::connect::{Address, Target};
 use crate::contexts::{Choice, Wishes};
@@ -27,7 +27,7 @@ pub(crate) const DEFAULT_ADDRESS: &str = "/run/gantry/gantry.sock";
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// Commands as the help shows them; each visible one stands in one group.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     (
         "Containers",
         &[
@@ -51,6 +51,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["ps", "logs", "exec", "attach", "cp", "diff", "export", "inspect", "top", "stats"],
     ),
     ("Images", &["pull", "images", "rmi", "image"]),
+    ("Networks", &["network", "port"]),
     ("Volumes", &["volume"]),
     ("About", &["version", "info", "events", "system", "context", "completion"]),
 ];
@@ -250,7 +251,9 @@ enum Command {
     Kill(kill::Args),
     Logs(logs::Args),
     Man(man::Args),
+    Network(network::Args),
     Pause(pause::Args),
+    Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
     Rename(rename::Args),
@@ -396,7 +399,9 @@ impl Command {
             Self::Kill(args) => args.execute(context).await,
             Self::Logs(args) => args.execute(context).await,
             Self::Man(args) => args.execute(),
+            Self::Network(args) => args.execute(context).await,
             Self::Pause(args) => args.execute(context).await,
+            Self::Port(args) => args.execute(context).await,
             Self::Ps(args) => args.execute(context).await,
             Self::Pull(args) => args.execute(context).await,
             Self::Rename(args) => args.execute(context).await,

@@ -11,6 +11,7 @@ use gantry_grpc::context::Headers;
 use gantry_grpc::gantry::engine::v1::containers_client::ContainersClient;
 use gantry_grpc::gantry::engine::v1::events_client::EventsClient;
 use gantry_grpc::gantry::engine::v1::images_client::ImagesClient;
+use gantry_grpc::gantry::engine::v1::networks_client::NetworksClient;
 use gantry_grpc::gantry::engine::v1::system_client::SystemClient;
 use gantry_grpc::gantry::engine::v1::volumes_client::VolumesClient;
 use gantry_grpc::unknown::Named;
@@ -102,6 +103,11 @@ impl Client {
     /// Calls about what happens.
     pub(crate) fn events(&self) -> EventsClient<Service> {
         EventsClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Calls about networks.
+    pub(crate) fn networks(&self) -> NetworksClient<Service> {
+        NetworksClient::new(self.service.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// Calls of the service `Volumes`.

@@ -88,9 +88,24 @@ pub(crate) fn contexts() -> Vec<CompletionCandidate> {
     all.chain([DEFAULT.to_owned()]).map(CompletionCandidate::new).collect()
 }
 
-/// What a container can see of the network.
+/// Names of networks.
 pub(crate) fn networks() -> Vec<CompletionCandidate> {
-    ["none", "host"].map(CompletionCandidate::new).into()
+    ask(async |client| {
+        let request = api::ListNetworksRequest::default();
+        let answer = client.networks().list(request).await.ok()?;
+        Some(answer.into_inner().networks.into_iter().map(|network| network.name).collect())
+    })
+}
+
+/// What a container can have for a network.
+pub(crate) fn modes() -> Vec<CompletionCandidate> {
+    let mut all = networks();
+    for always in ["bridge", "host", "none", "container:"].map(CompletionCandidate::new) {
+        if !all.contains(&always) {
+            all.push(always);
+        }
+    }
+    all
 }
 
 /// When containers are started again.
@@ -103,10 +118,11 @@ pub(crate) fn variables() -> Vec<CompletionCandidate> {
     std::env::vars_os().map(|(name, _)| CompletionCandidate::new(name)).collect()
 }
 
-/// Names of containers, images and volumes.
+/// Names of containers, images, networks and volumes.
 pub(crate) fn objects() -> Vec<CompletionCandidate> {
     let mut all = containers();
     all.extend(images());
+    all.extend(networks());
     all.extend(volumes());
     all
 }
@@ -167,6 +183,9 @@ mod tests {
             ("gantry ", "stats"),
             ("gantry vol", "volume"),
             ("gantry volume ", "prune"),
+            ("gantry network ", "connect"),
+            ("gantry port ", "explain"),
+            ("gantry container po", "port"),
             ("gantry container r", "restart"),
             ("gantry image ", "ls"),
             ("gantry system ", "df"),
@@ -174,6 +193,7 @@ mod tests {
             ("gantry completion f", "fish"),
             ("gantry run --restart ", "unless-stopped"),
             ("gantry run --network ", "none"),
+            ("gantry run --publish", "--publish-all"),
         ] {
             let offered = offered(line);
             assert!(offered.iter().any(|word| word == wanted), "{line}: {offered:?}");
@@ -184,7 +204,7 @@ mod tests {
     fn check(command: &clap::Command, path: &str) {
         for arg in command.get_arguments() {
             let first = arg.get_value_names().and_then(|names| names.first());
-            let things = ["CONTAINER", "IMAGE", "OBJECT", "VOLUME"];
+            let things = ["CONTAINER", "IMAGE", "NETWORK", "OBJECT", "VOLUME"];
             let thing = first.is_some_and(|name| things.contains(&name.as_str()));
             let known = arg.get::<ArgValueCandidates>().is_some()
                 || arg.get::<ArgValueCompleter>().is_some();

@@ -7,6 +7,9 @@ pub(crate) mod id_file;
 mod kernel;
 pub(crate) mod limits;
 mod mounts;
+mod names;
+pub(crate) mod network;
+pub(crate) mod ports;
 mod refused;
 pub(crate) mod restart;
 mod security;
@@ -26,9 +29,9 @@ use self::id_file::IdFile;
 use self::kernel::Kernel;
 use self::limits::Limits;
 use self::mounts::Mounts;
+use self::network::Network;
 use self::refused::Refused;
 use self::security::Security;
-use crate::printer::Printer;
 use crate::{complete, env};
 
 /// When an image is pulled.
@@ -115,16 +118,6 @@ pub(crate) struct Container {
     /// First process that reaps orphans and hands signals on
     #[arg(long)]
     init: bool,
-    /// What it sees of the network: none, host
-    // Docker's old name is understood as well.
-    #[arg(
-        long,
-        alias = "net",
-        value_name = "NETWORK",
-        value_parser = network,
-        add = ArgValueCandidates::new(complete::networks)
-    )]
-    network: Option<String>,
     /// Host name; the container's ID without it
     // Help has no short name where this is.
     #[arg(short = 'h', long, value_name = "NAME")]
@@ -199,6 +192,8 @@ pub(crate) struct Container {
     command_line: Vec<String>,
     // What has a heading of its own comes last: headings hold for all that follows.
     #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
     mounts: Mounts,
     #[command(flatten)]
     limits: Limits,
@@ -246,15 +241,12 @@ impl Container {
         path.map(|path| IdFile::reserve(path.into())).transpose()
     }
 
-    /// The container as the daemon is asked for it. Tells on the way when nobody chose its
-    /// network.
+    /// The container as the daemon is asked for it.
     ///
     /// # Errors
     /// When a variable, a label or an option is malformed, or two contradict each other.
-    pub(crate) fn into_spec(self, printer: &Printer) -> anyhow::Result<api::ContainerSpec> {
+    pub(crate) fn into_spec(self) -> anyhow::Result<api::ContainerSpec> {
         self.check()?;
-        let network = self.network.filter(|network| !network.is_empty());
-        let is_connected = network.is_some();
         let mut words = self.command_line.into_iter();
         // An empty program clears the image's.
         let entrypoint = self.entrypoint.clone().filter(|program| !program.is_empty());
@@ -272,7 +264,6 @@ impl Container {
             labels: env::labels(&self.label_file, &self.label)?,
             hostname: self.hostname.unwrap_or_default(),
             domainname: self.domainname.unwrap_or_default(),
-            network: network.unwrap_or_else(|| "none".to_owned()),
             auto_remove: self.rm,
             stop_signal: self.stop_signal.unwrap_or_default(),
             stop_timeout: self.stop_timeout,
@@ -290,12 +281,7 @@ impl Container {
         self.security.add_to(&mut spec)?;
         self.mounts.add_to(&mut spec)?;
         self.devices.add_to(&mut spec);
-        if !is_connected {
-            printer.note(
-                "note: no network (published networks are not there yet); \
-                 use --network host to share the host's",
-            );
-        }
+        self.network.add_to(&mut spec)?;
         Ok(spec)
     }
 
@@ -309,14 +295,6 @@ impl Container {
             bail!("invalid logging opts for driver none");
         }
         Ok(())
-    }
-}
-
-/// A network that there is.
-fn network(text: &str) -> Result<String, String> {
-    match text {
-        "none" | "host" | "" => Ok(text.to_owned()),
-        _ => Err("there are no networks of containers yet: use none or host".to_owned()),
     }
 }
 
@@ -337,7 +315,7 @@ mod tests {
     }
 
     fn spec(line: &[&str]) -> anyhow::Result<api::ContainerSpec> {
-        container(line)?.into_spec(&Printer::new())
+        container(line)?.into_spec()
     }
 
     #[test]
@@ -355,9 +333,10 @@ mod tests {
 
     #[test]
     fn empty_values_ask_for_nothing() {
-        let line = ["--network=", "--cidfile=", "x"];
+        let line = ["--cidfile=", "--entrypoint=", "x"];
         assert!(container(&line).unwrap().id_file().unwrap().is_none());
-        assert_eq!(spec(&line).unwrap().network, "none");
+        let made = spec(&line).unwrap();
+        assert!(made.has_entrypoint && made.entrypoint.is_empty());
     }
 
     #[test]
@@ -412,12 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn other_networks_are_refused_by_name() {
-        for network in ["bridge", "default", "my-net", "container:x"] {
-            let said = refused(&["--network", network, "x"]);
-            assert!(said.contains("--network") && said.contains("none or host"), "{said}");
-        }
-        let said = refused(&["-p", "80:80", "x"]);
-        assert!(said.starts_with("error: --publish is not supported: "), "{said}");
+    fn networks_are_handed_on() {
+        let made = spec(&["--rm", "-p", "8080:80", "--network", "app-net", "x"]).unwrap();
+        assert_eq!((made.network.as_str(), made.ports.len()), ("app-net", 1));
+        // Which one it gets then is the daemon's to say.
+        assert_eq!(spec(&["x"]).unwrap().network, "");
+        let said = spec(&["--network=", "x"]).unwrap_err().to_string();
+        assert_eq!(said, "no name set for network");
+        let said = refused(&["--link", "a:b", "x"]);
+        assert!(said.starts_with("error: --link is not supported: "), "{said}");
     }
 }

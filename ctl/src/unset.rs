@@ -18,7 +18,7 @@ enum Zero {
 }
 
 /// For each kind of object a field that it always has, and those that it may lack.
-static LACKS: [(&str, &[(&str, Zero)]); 7] = [
+static LACKS: [(&str, &[(&str, Zero)]); 9] = [
     // A container.
     ("HostConfig", &[("SizeRw", Zero::Nothing), ("SizeRootFs", Zero::Nothing)]),
     ("OOMKilled", &[("Health", Zero::Nothing)]),
@@ -54,6 +54,12 @@ static LACKS: [(&str, &[(&str, Zero)]); 7] = [
     ("RepoTags", &[("Created", Zero::Text), ("OsVersion", Zero::Text), ("Variant", Zero::Text)]),
     // A volume.
     ("Mountpoint", &[("Status", Zero::Map), ("UsageData", Zero::Nothing)]),
+    // A network, and its addresses.
+    ("ConfigOnly", &[("Peers", Zero::List), ("Services", Zero::Map)]),
+    (
+        "Subnet",
+        &[("AuxiliaryAddresses", Zero::Map), ("Gateway", Zero::Text), ("IPRange", Zero::Text)],
+    ),
 ];
 
 /// Fields that may be `null`, and are lists.
@@ -162,6 +168,9 @@ mod tests {
         assert_eq!(of("{{json .ExposedPorts}}", &config, "ExposedPorts"), Some(Value::Null));
         assert!(Seen::by("").field(&state, "Health", &[json!(1)]).is_none());
         assert_eq!(of("", &json!("x"), "Health"), None);
+        let subnet = json!({"Subnet": "10.9.0.0/24"});
+        assert_eq!(of("", &subnet, "IPRange"), Some(json!("")));
+        assert_eq!(of("", &subnet, "AuxiliaryAddresses"), Some(json!({})));
         // Labels have any keys.
         assert_eq!(of("", &json!({"Health": "a"}), "Init"), None);
     }

@@ -40,7 +40,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut config = prost_build::Config::new();
     config.enable_type_names().btree_map(["."]).bytes(["."]);
-    let mut builder = tonic_prost_build::configure().build_client(true).build_server(true);
+    let mut builder = tonic_prost_build::configure()
+        .build_client(true)
+        .build_server(true)
+        // It would make a function `connect` for each client, which is a call of one.
+        .build_transport(false);
     for package in SHARED {
         let module = package.replace('.', "::");
         builder = builder.extern_path(format!(".{package}"), format!("::gantry_ttrpc::{module}"));

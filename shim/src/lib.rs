@@ -3,8 +3,8 @@
 //! Two halves: [`runtime`] makes containers, in throw-away worker processes;
 //! everything else serves them: the command line and the ways to start
 //! ([`launch`]), the task service ([`service`]), standard streams ([`stdio`])
-//! with logs ([`log`]) and attached clients ([`attach`]), exits ([`reaper`],
-//! [`exits`]) and events ([`events`]).
+//! with logs ([`log`]) and attached clients ([`attach`]), published ports and
+//! names ([`network`]), exits ([`reaper`], [`exits`]) and events ([`events`]).
 //!
 //! Under another name the same program is a container's first process ([`init`]).
 //!
@@ -19,6 +19,7 @@ pub mod exits;
 pub mod init;
 pub mod launch;
 pub mod log;
+pub mod network;
 pub mod reaper;
 pub mod report;
 pub mod runtime;

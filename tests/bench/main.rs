@@ -6,6 +6,7 @@
 mod crowd;
 mod many;
 mod memory;
+mod network;
 mod peers;
 mod report;
 
@@ -35,7 +36,9 @@ fn main() {
     crowds(&peers, &mut report);
     pulls(&peers, &registry, &mut report);
     memory::measure(&peers, &mut report);
+    let docker = peers.iter().any(|peer| matches!(peer, Peer::Docker(..)));
     drop(peers);
+    network::measure(&registry, docker, &mut report);
     crowd::measure(&registry, &mut report);
     many::measure(&mut report);
     report.finish();

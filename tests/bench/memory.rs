@@ -12,7 +12,7 @@ use crate::report::Report;
 const CONTAINERS: usize = 10;
 
 /// A process' proportional set size in MB.
-fn pss(pid: u32) -> Option<f64> {
+pub(crate) fn pss(pid: u32) -> Option<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find(|l| l.starts_with("Pss:"))?;
     let kb: f64 = line.split_whitespace().nth(1)?.parse().ok()?;

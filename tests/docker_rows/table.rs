@@ -1,6 +1,7 @@
 //! The script: rows in the order in which they are played, since one needs what the one before it
 //! made.
 
+use super::networks::{NETWORKS, PORTS, STORY};
 use Wanted::{
     Code, Fields, Ids, Json, Lines, Refused, Same, Says, Stamped, Table, Text, Typed, Until,
 };
@@ -53,18 +54,18 @@ pub(super) struct Row {
     pub(super) differs: Option<Differs>,
 }
 
-const fn row(line: &'static str, wanted: Wanted) -> Row {
+pub(super) const fn row(line: &'static str, wanted: Wanted) -> Row {
     Row { line, wanted, differs: None }
 }
 
 impl Row {
-    const fn but(self, differs: Differs) -> Self {
+    pub(super) const fn but(self, differs: Differs) -> Self {
         Self { differs: Some(differs), ..self }
     }
 }
 
 /// All rows, by the groups of the table of commands.
-pub(super) const SCRIPT: [(&str, &[Row]); 8] = [
+pub(super) const SCRIPT: [(&str, &[Row]); 11] = [
     ("about", &ABOUT),
     ("run", &RUN),
     ("life", &LIFE),
@@ -72,11 +73,15 @@ pub(super) const SCRIPT: [(&str, &[Row]); 8] = [
     ("inspect", &INSPECT),
     ("inside", &INSIDE),
     ("volumes", &VOLUMES),
+    ("networks", &NETWORKS),
+    ("ports", &PORTS),
+    ("story", &STORY),
     ("cleanup", &CLEANUP),
 ];
 
 const DISK: &[&str] = &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"];
-const PS: &[&str] = &["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+pub(super) const PS: &[&str] =
+    &["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
 const STATS: &[&str] = &[
     "CONTAINER ID",
     "NAME",
@@ -102,6 +107,7 @@ const INFO: &[&str] = &[
     "Cgroup Version:",
     "Plugins:",
     "Volume: local",
+    "Network: bridge host",
     "Runtimes:",
     "Security Options:",
     "seccomp",
@@ -256,7 +262,7 @@ const LOOK: [Row; 24] = [
 ];
 
 /// Docker dropped limits of the kernel's memory in release 23.
-const MEMORY: Differs = Differs::Fields {
+pub(super) const MEMORY: Differs = Differs::Fields {
     ours: &[],
     docker: &["HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"],
     why: "limits of the kernel's memory went with Docker 23",

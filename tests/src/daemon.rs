@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::processes::{Owned, own};
-use crate::{Output, Registry, leftovers, paths, run, wait_for};
+use crate::{Host, Output, Registry, leftovers, paths, run, wait_for};
 
 /// How a test wants its daemon.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Options {
     /// As in service, for measurements: its log at the default level, its state
     /// on a tmpfs, as /run is.
     pub in_service: bool,
+    /// Where it runs. Without one it may not have networks: they would be the real machine's.
+    pub host: Option<Arc<Host>>,
 }
 
 /// A daemon of the test's own. Dropping it ends its containers and itself and removes
@@ -66,12 +69,26 @@ impl Daemon {
         let root = options.root.clone().unwrap_or_else(|| dir.path().join("root"));
         let memory = options.in_service.then(|| in_memory(&name));
         let daemon = Self { dir, memory, root, name, options, child: None };
-        let config = format!(
-            "[containers]\ncgroup_parent = \"/{}\"\n{}\n",
-            daemon.name, daemon.options.config
-        );
-        std::fs::write(daemon.config(), config).expect("write the configuration");
+        daemon.write_config();
         daemon
+    }
+
+    fn write_config(&self) {
+        let networks = match self.options.host {
+            Some(_) => "",
+            None => "[networks]\nenabled = false\n",
+        };
+        let config = format!(
+            "{networks}[containers]\ncgroup_parent = \"/{}\"\n{}\n",
+            self.name, self.options.config
+        );
+        std::fs::write(self.config(), config).expect("write the configuration");
+    }
+
+    /// Replaces the further lines of its configuration, for its next start.
+    pub fn set_config(&mut self, config: &str) {
+        self.options.config = config.to_owned();
+        self.write_config();
     }
 
     /// Further environment, for its next start.
@@ -90,6 +107,9 @@ impl Daemon {
             command.args(["--log-level", "debug"]);
         }
         command.envs(self.options.env.iter().map(|(k, v)| (k, v)));
+        if let Some(host) = &self.options.host {
+            host.enter(&mut command);
+        }
         command
     }
 
@@ -150,6 +170,12 @@ impl Daemon {
     /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map(|c| c.id()).expect("the daemon runs")
+    }
+
+    /// What is mounted where it is, as long as it runs.
+    pub(crate) fn mounts(&self) -> String {
+        let process = self.child.as_ref().map_or("self".to_owned(), |child| child.id().to_string());
+        std::fs::read_to_string(format!("/proc/{process}/mounts")).unwrap_or_default()
     }
 
     /// Its socket.

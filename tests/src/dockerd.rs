@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::daemon::in_memory;
 use crate::processes::{Owned, own};
-use crate::{Output, run, run_within, wait_for};
+use crate::{Host, Output, run, run_within, wait_for};
 
 /// Debian's dockerd, one of the test's own, which leaves the machine's network and
 /// firewall alone.
@@ -16,12 +17,22 @@ pub struct Dockerd {
     dir: TempDir,
     _state: TempDir,
     child: Owned,
+    _host: Option<Arc<Host>>,
 }
 
 impl Dockerd {
     /// Starts one with a containerd of its own, or on the socket of a server that
     /// stands in for it, and waits until it serves.
     pub fn start(containerd: Option<&Path>) -> Self {
+        Self::with(containerd, None)
+    }
+
+    /// Starts one with networks, as it is by default, on a machine of the test's own.
+    pub fn on(host: &Arc<Host>) -> Self {
+        Self::with(None, Some(Arc::clone(host)))
+    }
+
+    fn with(containerd: Option<&Path>, host: Option<Arc<Host>>) -> Self {
         let dir = tempfile::Builder::new().prefix("gantry-dockerd-").tempdir().expect("tempdir");
         let state = in_memory("gantry-dockerd");
         let mut command = Command::new("dockerd");
@@ -33,15 +44,20 @@ impl Dockerd {
             command.arg(flag).arg(path);
         }
         command.arg("-H").arg(format!("unix://{}", dir.path().join("d.sock").display()));
-        command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
-        command.args(["--ip-forward=false", "--ip-masq=false"]);
+        match &host {
+            Some(host) => host.enter(&mut command),
+            None => {
+                command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+                command.args(["--ip-forward=false", "--ip-masq=false"]);
+            }
+        }
         if let Some(containerd) = containerd {
             command.arg("--containerd").arg(containerd);
         }
         let log = std::fs::File::create(dir.path().join("log")).expect("log");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share")).stderr(log);
         let child = own(&mut command).expect("dockerd starts");
-        let docker = Self { dir, _state: state, child };
+        let docker = Self { dir, _state: state, child, _host: host };
         wait_for("dockerd", || {
             let version = run_within(&mut docker.command(&["version"]), Duration::from_secs(5));
             (version.code == 0).then_some(())

@@ -1,8 +1,10 @@
 //! Connections that are held up in the middle.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -75,6 +77,20 @@ impl Valve {
         Self { shared, wake, host: address.to_string() }
     }
 
+    /// An open one in front of a server at `HOST:PORT`, with a listener that may be in another
+    /// network. Connections to the server are made from here.
+    pub fn of_listener(listener: TcpListener, server: &str) -> Self {
+        let host = listener.local_addr().expect("an address").to_string();
+        let twin = OwnedFd::from(listener.try_clone().expect("share a listener"));
+        let shared = Shared::new(u64::MAX);
+        let server = server.to_owned();
+        let accept = move || listener.accept().map(|(client, _)| client);
+        serve(&shared, accept, move || TcpStream::connect(&server));
+        // Who waits for a client of a socket that is shut down gets an error.
+        let wake = Box::new(move || TcpStream::from(twin.try_clone().expect("share")).end());
+        Self { shared, wake, host }
+    }
+
     /// In front of a server at a socket, listens at another one; lets so many bytes pass.
     pub fn of_socket(server: &Path, at: &Path, bytes: u64) -> Self {
         let listener = UnixListener::bind(at).expect("listen");
@@ -102,6 +118,12 @@ impl Valve {
     pub fn open(&self) {
         self.shared.lock().left = u64::MAX;
         self.shared.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Valve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Valve").field("host", &self.host).finish_non_exhaustive()
     }
 }
 

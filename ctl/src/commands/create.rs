@@ -19,7 +19,7 @@ impl Args {
     pub(crate) async fn execute(self, context: Context<'_>) -> Outcome {
         let (pull, platform) = (self.container.pull().into(), self.container.platform());
         let id_file = self.container.id_file()?;
-        let spec = Some(self.container.into_spec(context.printer).map_err(coded(DAEMON))?);
+        let spec = Some(self.container.into_spec().map_err(coded(DAEMON))?);
         let client = context.connect().await?;
         let request = api::CreateContainerRequest { spec, pull, platform, ..Default::default() };
         let created = client.answer(client.containers().create(request).await)?;

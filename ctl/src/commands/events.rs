@@ -25,6 +25,8 @@ const EXEC_START: &str = "exec_start";
 /// Docker's names of attributes, and ours.
 const ATTRIBUTES: [(&str, &str); 3] =
     [("exitCode", "exit_code"), ("execID", "exec_id"), ("oldName", "old_name")];
+/// The same of networks.
+const OF_NETWORKS: [(&str, &str); 2] = [("container", "container_id"), ("type", "driver")];
 /// Docker's words for what happens to containers, and ours.
 const ACTIONS: [(&str, &str); 17] = [
     ("create", "created"),
@@ -57,7 +59,7 @@ Examples:
 Times are written as seconds since 1970, as 2026-01-31T12:00 (in the local zone
 unless one stands behind it), or as 1h30m for so long ago.";
 
-/// Show what happens to containers, images and volumes
+/// Show what happens to containers, images, networks and volumes
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
@@ -180,6 +182,15 @@ impl Filter {
     }
 }
 
+/// Gives attributes Docker's names.
+fn rename(attributes: &mut BTreeMap<String, String>, names: &[(&str, &str)]) {
+    for (docker, ours) in names {
+        if let Some(value) = attributes.remove(*ours) {
+            attributes.insert((*docker).to_owned(), value);
+        }
+    }
+}
+
 /// What is asked for, and our words for it if it happens to containers.
 fn native(wanted: &str) -> Vec<&str> {
     let mut all = vec![wanted];
@@ -233,11 +244,7 @@ impl Message {
         let mut message = Self { time, kind, action, id, attributes: BTreeMap::new() };
         match message.kind.as_str() {
             "container" => {
-                for (docker, ours) in ATTRIBUTES {
-                    if let Some(value) = attributes.remove(ours) {
-                        attributes.insert(docker.to_owned(), value);
-                    }
-                }
+                rename(&mut attributes, &ATTRIBUTES);
                 let known = ACTIONS.iter().find(|(_, ours)| *ours == message.action);
                 if let Some((docker, _)) = known {
                     message.action = (*docker).to_owned();
@@ -251,6 +258,7 @@ impl Message {
                 message.id = familiar(&message.id).to_owned();
                 attributes.insert("name".to_owned(), message.id.clone());
             }
+            "network" => rename(&mut attributes, &OF_NETWORKS),
             _ => {}
         }
         message.attributes = attributes;
@@ -401,6 +409,17 @@ mod tests {
         });
         let line = "image create busybox:latest (name=busybox:latest)\n";
         assert_eq!(image.line(), format!("{} {line}", at(0, 0)));
+        let attributes = [("name", "app-net"), ("driver", "bridge"), ("container_id", "4c01")];
+        let network = Message::of(api::Event {
+            kind: "network".to_owned(),
+            action: "connect".to_owned(),
+            id: "9f2e".to_owned(),
+            attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            ..Default::default()
+        });
+        let line = "network connect 9f2e (container=4c01, name=app-net, type=bridge)\n";
+        assert_eq!(network.line(), format!("{} {line}", at(0, 0)));
+        assert!(filter(&["type=network", "network=app"]).wants(&network));
     }
 
     #[test]

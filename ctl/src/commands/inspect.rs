@@ -4,11 +4,12 @@ use gantry_grpc::gantry::engine::v1 as api;
 
 use crate::cli::Context;
 use crate::client::{Client, is_not_found, meant};
+use crate::commands::network;
 use crate::exit::Outcome;
 use crate::format::Format;
 use crate::{complete, zone};
 
-/// Show all that is known of containers, images and volumes, as JSON
+/// Show all that is known of containers, images, networks and volumes, as JSON
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Look among these only
@@ -20,7 +21,7 @@ pub(crate) struct Args {
     /// Show how much containers have written
     #[arg(short, long)]
     size: bool,
-    /// Containers, images and volumes, by name or ID
+    /// Containers, images, networks and volumes, by name or ID
     #[arg(required = true, value_name = "OBJECT", add = ArgValueCandidates::new(complete::objects))]
     objects: Vec<String>,
 }
@@ -30,6 +31,7 @@ pub(crate) struct Args {
 enum Kind {
     Container,
     Image,
+    Network,
     Volume,
 }
 
@@ -47,10 +49,10 @@ impl Args {
         Format::of(self.format).inspected(context.printer, &found, missed)
     }
 
-    /// A container of this name, or else an image, or else a volume.
+    /// A container of this name, or else an image, a network, or a volume.
     async fn look_up(&self, client: &Client, object: &str) -> anyhow::Result<String> {
         let mut hint: Option<String> = None;
-        for kind in [Kind::Container, Kind::Image, Kind::Volume] {
+        for kind in [Kind::Container, Kind::Image, Kind::Network, Kind::Volume] {
             if self.kind.is_some_and(|only| only != kind) {
                 continue;
             }
@@ -75,6 +77,7 @@ impl Args {
                 let request = api::InspectImageRequest { image: object };
                 client.answer(client.images().inspect(request).await)?.json
             }
+            Kind::Network => network::inspected(client, object).await?,
             Kind::Volume => {
                 let request = api::InspectVolumeRequest { name: object };
                 zone::localized(client.answer(client.volumes().inspect(request).await)?.json)

@@ -6,8 +6,8 @@ use gantry_grpc::gantry::engine::v1::{ContainerState as State, HealthStatus as H
 use crate::cli::Context;
 use crate::exit::{Outcome, SUCCESS};
 use crate::format::{Columns, Field, Format, Row};
-use crate::human;
 use crate::table::{self, ellipsis, quote, short_id};
+use crate::{human, ports};
 
 /// Characters of a command that are shown.
 const COMMAND: usize = 20;
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Those that do not run as well
     #[arg(short, long)]
     all: bool,
-    /// Only those that match: KEY=VALUE, such as status=exited or label=env
+    /// Only those that match: KEY=VALUE, such as status=exited, label=env, network=app-net or publish=80
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
     /// The so many that were made last, whatever they do
@@ -107,7 +107,7 @@ impl Args {
         row.set("Command", quote(&cut(&command, COMMAND)));
         row.set("CreatedAt", human::stamp(human::time(container.created_at)));
         row.set("RunningFor", human::ago(human::time(container.created_at), now));
-        row.set("Ports", "");
+        row.set("Ports", ports::listed(&container.ports));
         row.set("State", state(container.state()));
         row.set("Status", status(container, now));
         row.set("Size", size(container));
@@ -179,6 +179,11 @@ mod tests {
         Some(prost_types::Timestamp { seconds, nanos: 0 })
     }
 
+    fn exposed(container_port: u32) -> api::Port {
+        let protocol = api::PortProtocol::Tcp.into();
+        api::Port { container_port, protocol, ..Default::default() }
+    }
+
     fn web() -> api::Container {
         api::Container {
             id: "4c01db0b339c".repeat(5) + "abcd",
@@ -188,6 +193,10 @@ mod tests {
             created_at: at(1000),
             started_at: at(1010),
             state: State::Running.into(),
+            ports: vec![
+                api::Port { host_ip: "0.0.0.0".to_owned(), host_port: 8080, ..exposed(80) },
+                exposed(443),
+            ],
             ..Default::default()
         }
     }
@@ -202,14 +211,15 @@ mod tests {
             state: State::Exited.into(),
             exit_code: 3,
             finished_at: at(1185),
+            ports: vec![],
             ..web()
         };
         let now = UNIX_EPOCH + Duration::from_secs(1190);
         let text = args.show(&[web(), exited], now).unwrap();
         let expected = "\
-CONTAINER ID   IMAGE        COMMAND                  CREATED         STATUS                     PORTS     NAMES
-4c01db0b339c   nginx:1.27   \"nginx -g 'daemon of…\"   3 minutes ago   Up 3 minutes                         web
-4c01db0b339c   busybox      \"true\"                   3 minutes ago   Exited (3) 5 seconds ago             job
+CONTAINER ID   IMAGE        COMMAND                  CREATED         STATUS                     PORTS                           NAMES
+4c01db0b339c   nginx:1.27   \"nginx -g 'daemon of…\"   3 minutes ago   Up 3 minutes               443/tcp, 0.0.0.0:8080->80/tcp   web
+4c01db0b339c   busybox      \"true\"                   3 minutes ago   Exited (3) 5 seconds ago                                   job
 ";
         assert_eq!(text, expected);
     }

@@ -13,7 +13,7 @@ const HELP: &str = "\
 Examples:
   gantry run --rm busybox echo hello          Run a command, remove the container
   gantry run -it --rm debian bash             Work in a container; ctrl-p ctrl-q leaves it
-  gantry run -d --name web --network host -v pages:/usr/share/nginx/html nginx
+  gantry run -d --name web -p 8080:80 -v pages:/usr/share/nginx/html nginx
                                               Run a server; see 'gantry logs web'
   echo 1 + 2 | gantry run -i --rm busybox bc  Feed it
   gantry run --rm -e DEBUG=1 -e HOME busybox env
@@ -91,7 +91,7 @@ impl Args {
             attach_stdin: options.stdin,
             size: options.size(),
             platform: container.platform(),
-            spec: Some(container.into_spec(printer)?),
+            spec: Some(container.into_spec()?),
             ..Default::default()
         };
         options.id_file = id_file;

@@ -6,7 +6,7 @@ use gantry_grpc::gantry::engine::v1 as api;
 use super::{certs, df, dial};
 use crate::cli::Context;
 use crate::client::Client;
-use crate::commands::image;
+use crate::commands::{image, network};
 use crate::exit::{Outcome, SUCCESS};
 use crate::{confirm, human};
 
@@ -39,7 +39,7 @@ impl Args {
     }
 }
 
-/// Remove what is not used: stopped containers, dangling images
+/// Remove what is not used: stopped containers, networks, dangling images
 #[derive(Clone, Debug, Default, clap::Args)]
 struct Prune {
     /// All images that no container was made from, not only dangling ones
@@ -67,6 +67,8 @@ impl Prune {
         }
         let client = context.connect().await?;
         let mut reclaimed = self.containers(&client, context).await?;
+        let networks = network::pruned(&client, self.filter.clone()).await?;
+        tell(context, &section("Deleted Networks", &networks))?;
         if self.volumes {
             reclaimed += self.anonymous(&client, context).await?;
         }
@@ -80,6 +82,7 @@ impl Prune {
     /// What goes, as Docker says it.
     fn warning(&self) -> String {
         let mut text = String::from("This will remove:\n  - all stopped containers\n");
+        text += "  - all networks not used by at least one container\n";
         if self.volumes {
             text += "  - all anonymous volumes not used by at least one container\n";
         }
@@ -128,7 +131,12 @@ mod tests {
 
     #[test]
     fn the_warning_says_what_goes() {
-        let little = "This will remove:\n  - all stopped containers\n  - all dangling images\n";
+        let little = "\
+This will remove:
+  - all stopped containers
+  - all networks not used by at least one container
+  - all dangling images
+";
         assert_eq!(Prune::default().warning(), little);
         let much = Prune {
             all: true,
@@ -139,6 +147,7 @@ mod tests {
         let expected = "\
 This will remove:
   - all stopped containers
+  - all networks not used by at least one container
   - all anonymous volumes not used by at least one container
   - all images without at least one container associated to them
 

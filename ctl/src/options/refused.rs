@@ -3,51 +3,33 @@
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-/// Networks of containers are still to come.
-const NETWORKS: &str = "there are no networks of containers yet: use --network none or host";
-/// Ports can be reached where the host's can.
-const PORTS: &str = "ports can't be published yet: use --network host and the container's port";
 /// What other systems have.
 const WINDOWS: &str = "it is for containers of Windows";
 
 /// An option that is not there.
 struct Missing {
     name: &'static str,
-    short: Option<char>,
-    alias: Option<&'static str>,
     has_value: bool,
     why: &'static str,
 }
 
 const fn missing(name: &'static str, why: &'static str) -> Missing {
-    Missing { name, short: None, alias: None, has_value: true, why }
+    Missing { name, has_value: true, why }
 }
 
 /// All of them.
-const MISSING: [Missing; 24] = [
-    missing("add-host", NETWORKS),
+const MISSING: [Missing; 12] = [
     missing("cpu-count", WINDOWS),
     missing("cpu-percent", WINDOWS),
     Missing {
         has_value: false,
         ..missing("disable-content-trust", "signatures of images are not checked")
     },
-    missing("dns", NETWORKS),
-    Missing { alias: Some("dns-opt"), ..missing("dns-option", NETWORKS) },
-    missing("dns-search", NETWORKS),
-    missing("expose", PORTS),
     missing("io-maxbandwidth", WINDOWS),
     missing("io-maxiops", WINDOWS),
-    missing("ip", NETWORKS),
-    missing("ip6", NETWORKS),
     missing("isolation", WINDOWS),
     missing("kernel-memory", "the kernel has no such limit any more: use --memory"),
-    missing("link", NETWORKS),
-    missing("link-local-ip", NETWORKS),
-    missing("mac-address", NETWORKS),
-    Missing { alias: Some("net-alias"), ..missing("network-alias", NETWORKS) },
-    Missing { short: Some('p'), ..missing("publish", PORTS) },
-    Missing { short: Some('P'), has_value: false, ..missing("publish-all", PORTS) },
+    missing("link", "containers of one network find each other by name: use --network"),
     missing("runtime", "containers run with Gantry's own runtime"),
     missing("storage-opt", "file systems of containers have no limits of their own"),
     Missing {
@@ -87,13 +69,7 @@ impl FromArgMatches for Refused {
 }
 
 fn arg(missing: &Missing) -> Arg {
-    let mut arg = Arg::new(missing.name).long(missing.name).hide(true).action(ArgAction::Append);
-    if let Some(short) = missing.short {
-        arg = arg.short(short);
-    }
-    if let Some(alias) = missing.alias {
-        arg = arg.alias(alias);
-    }
+    let arg = Arg::new(missing.name).long(missing.name).hide(true).action(ArgAction::Append);
     match missing.has_value {
         true => arg.allow_hyphen_values(true),
         false => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
@@ -119,8 +95,7 @@ mod tests {
             let said = format!("error: {option} is not supported: {}\n", missing.why);
             assert_eq!(error, said);
         }
-        for line in [&["-p", "80:80"][..], &["-P"], &["-p8080:80"], &["-P=true"], &["--dns-opt=x"]]
-        {
+        for line in [&["--link=a:b"][..], &["--use-api-socket=true"]] {
             assert!(read(line).unwrap_err().to_string().contains("is not supported: "), "{line:?}");
         }
     }

@@ -1,12 +1,15 @@
 //! A daemon that plays what the name of an image says, for tests of what
 //! happens on the caller's side.
 
+mod networks;
+
 use std::path::PathBuf;
 use std::sync::mpsc;
 
 use bytes::Bytes;
 use gantry_grpc::gantry::engine::v1 as api;
 use gantry_grpc::gantry::engine::v1::containers_server::{Containers, ContainersServer};
+use gantry_grpc::gantry::engine::v1::networks_server::NetworksServer;
 use gantry_grpc::gantry::engine::v1::session_input::Input;
 use gantry_grpc::gantry::engine::v1::session_output::Output;
 use tempfile::TempDir;
@@ -14,6 +17,8 @@ use tokio::net::UnixListener;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use self::networks::Asked;
 
 /// Entries of every log.
 pub(crate) const LOG_ENTRIES: usize = 100;
@@ -25,6 +30,8 @@ pub(crate) struct Fake {
     directory: TempDir,
     /// What came in sessions beside standard input.
     pub(crate) seen: mpsc::Receiver<Input>,
+    /// What came about networks and ports.
+    pub(crate) asked: mpsc::Receiver<Asked>,
 }
 
 impl Fake {
@@ -33,6 +40,7 @@ impl Fake {
         let directory = tempfile::tempdir().expect("make a directory");
         let path = directory.path().join("gantry.sock");
         let (sender, seen) = mpsc::channel();
+        let (asking, asked) = mpsc::channel();
         let (ready, is_ready) = mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -41,13 +49,14 @@ impl Fake {
                 ready.send(()).expect("the test waits");
                 tonic::transport::Server::builder()
                     .add_service(ContainersServer::new(Player { seen: sender }))
+                    .add_service(NetworksServer::new(networks::Player { asked: asking }))
                     .serve_with_incoming(UnixListenerStream::new(listener))
                     .await
                     .expect("serve");
             });
         });
         is_ready.recv().expect("the daemon listens");
-        Self { directory, seen }
+        Self { directory, seen, asked }
     }
 
     /// Path of its socket.
@@ -232,7 +241,8 @@ impl Containers for Player {
         &self,
         _: Request<api::InspectContainerRequest>,
     ) -> Result<Response<api::InspectContainerResponse>, Status> {
-        let container = Some(api::Container { id: id(), ..Default::default() });
+        let ports = networks::ports();
+        let container = Some(api::Container { id: id(), ports, ..Default::default() });
         Ok(Response::new(api::InspectContainerResponse { container, ..Default::default() }))
     }
 

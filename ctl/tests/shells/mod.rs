@@ -25,6 +25,8 @@ fn names_are_completed_in_every_shell() {
         assert!(names.contains(&"web".to_owned()), "{shell}: {names:?}");
         let begun = offered(&fake, shell, &["gantry", "container", "rm", "w"], extra);
         assert_eq!(begun, ["web"], "{shell}");
+        let networks = offered(&fake, shell, &["gantry", "network", "rm", "net"], extra);
+        assert_eq!(networks, ["net10", "net9"], "{shell}");
         let commands = offered(&fake, shell, &["gantry", "volume", ""], extra);
         assert!(commands.contains(&"prune".to_owned()), "{shell}: {commands:?}");
     }

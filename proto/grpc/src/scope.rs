@@ -135,6 +135,19 @@ const VOLUMES: [Method; 9] = [
     touch_all("Import"),
 ];
 
+const NETWORKS: [Method; 10] = [
+    touch_all("Create"),
+    look_at_all("List"),
+    look_at_all("Inspect"),
+    touch_all("Remove"),
+    touch_all("Prune"),
+    touch_all("Connect"),
+    touch_all("Disconnect"),
+    touch_all("Publish"),
+    touch_all("Unpublish"),
+    look_at_all("Explain"),
+];
+
 const SYSTEM: [Method; 3] = [look("Version"), look("Info"), look_at_all("DiskUsage")];
 
 const EVENTS: [Method; 1] = [look("Subscribe")];
@@ -149,6 +162,7 @@ fn find(path: &str) -> Option<Method> {
         "Containers" => &CONTAINERS,
         "Images" => &IMAGES,
         "Volumes" => &VOLUMES,
+        "Networks" => &NETWORKS,
         "System" => &SYSTEM,
         "Events" => &EVENTS,
         _ => return None,
@@ -199,7 +213,13 @@ mod tests {
     #[test]
     fn who_looks_changes_nothing() {
         let looks = extensions(true, false);
-        for method in ["Containers/List", "Containers/Logs", "Volumes/List", "System/DiskUsage"] {
+        for method in [
+            "Containers/List",
+            "Containers/Logs",
+            "Volumes/List",
+            "System/DiskUsage",
+            "Networks/Explain",
+        ] {
             assert!(allowed(&looks, method), "{method}");
         }
         for method in
@@ -215,7 +235,13 @@ mod tests {
         for method in ["Containers/Run", "Containers/CopyTo", "Images/Pull", "System/Info"] {
             assert!(allowed(&by_label, method), "{method}");
         }
-        for method in ["Images/Remove", "Volumes/List", "Volumes/Create", "System/DiskUsage"] {
+        for method in [
+            "Images/Remove",
+            "Volumes/List",
+            "Volumes/Create",
+            "System/DiskUsage",
+            "Networks/Publish",
+        ] {
             assert!(!allowed(&by_label, method), "{method}");
         }
         let both = extensions(true, true);
@@ -254,7 +280,7 @@ mod tests {
                 count += 1;
             }
         }
-        let all = [&CONTAINERS[..], &IMAGES, &VOLUMES, &SYSTEM, &EVENTS];
+        let all = [&CONTAINERS[..], &IMAGES, &VOLUMES, &NETWORKS, &SYSTEM, &EVENTS];
         assert_eq!(count, all.iter().map(|methods| methods.len()).sum::<usize>());
     }
 }

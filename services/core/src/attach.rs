@@ -14,10 +14,12 @@
 //! | `attrs` | a JSON object that is stored with what is recorded |
 //! | `mode`, `max-buffer` | `non-blocking`: when so many bytes wait to be written, what follows is left out |
 //! | `attach`, `stdin` | the socket for clients, and whether they have an input to write to |
+//! | `network` | the socket for the container's networks ([`crate::sockets`]); of a container, not of an exec |
 //!
 //! Clients and shim exchange frames: one byte type, four bytes length (big
 //! endian), then the payload of at most 64 KiB.
 
+use crate::sockets::PARAMETER;
 use crate::{Error, Result};
 
 /// Client to shim: bytes for standard input.
@@ -89,6 +91,8 @@ pub struct LogUri {
     pub attach: String,
     /// Keep standard input open for clients.
     pub stdin: bool,
+    /// Socket for the container's networks; empty for none.
+    pub network: String,
 }
 
 /// The scheme.
@@ -101,7 +105,12 @@ impl LogUri {
     pub fn format(&self) -> String {
         let mut out = format!("{SCHEME}{}?", encode(&self.log));
         out += &format!("max-size={}&max-file={}", self.max_size, self.max_files);
-        let texts = [("driver", &self.driver), ("attrs", &self.attrs), ("attach", &self.attach)];
+        let texts = [
+            ("driver", &self.driver),
+            ("attrs", &self.attrs),
+            ("attach", &self.attach),
+            (PARAMETER, &self.network),
+        ];
         for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
             out += &format!("&{key}={}", encode(text));
         }
@@ -146,6 +155,7 @@ impl LogUri {
                 "driver" => uri.driver = decode(value).ok_or_else(|| bad("bad driver"))?,
                 "attrs" => uri.attrs = decode(value).ok_or_else(|| bad("bad attributes"))?,
                 "attach" => uri.attach = decode(value).ok_or_else(|| bad("bad attach path"))?,
+                PARAMETER => uri.network = decode(value).ok_or_else(|| bad("bad network path"))?,
                 "compress" => uri.compress = value == "1",
                 "mode" => uri.non_blocking = value == "non-blocking",
                 "stdin" => uri.stdin = value == "1",
@@ -203,6 +213,7 @@ mod tests {
             attrs: r#"{"a b":"x&y=ä%41+\n"}"#.into(),
             non_blocking: true,
             max_buffer: 4096,
+            network: "/run/n?1.sock".into(),
             ..uri
         };
         assert_eq!(LogUri::parse(&uri.format()).unwrap(), Some(uri));

@@ -1,6 +1,8 @@
 //! The daemon's configuration: one validated value, from a TOML file and the
 //! command line. Nothing reads the environment after start.
 
+mod networks;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) shim: Shim,
     /// Containers made through `gantry.engine.v1`.
     pub(crate) containers: Containers,
+    /// Networks of containers.
+    pub(crate) networks: networks::Networks,
     /// Registries and pulls.
     pub(crate) registry: Registry,
     /// What happened.
@@ -183,6 +187,7 @@ impl Default for Config {
             log: Log::default(),
             shim: Shim::default(),
             containers: Containers::default(),
+            networks: networks::Networks::default(),
             registry: Registry::default(),
             events: Events::default(),
             runtimes: BTreeMap::new(),
@@ -266,6 +271,7 @@ impl Config {
         if self.containers.log_max_files == 0 || self.containers.log_max_size < 4096 {
             bail!("log_max_files must be 1 or more and log_max_size 4096 or more");
         }
+        self.networks.validate(self.state.clone())?;
         if self.events.keep == 0 || self.events.keep_hours == 0 {
             bail!("keep and keep_hours of events must be 1 or more");
         }

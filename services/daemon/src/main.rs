@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use config::Config;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Gantry's daemon: serves containerd's gRPC API and gantry.engine.v1 on a unix socket, and, when
 /// its configuration says so, on further ones and on TCP with certificates.
@@ -50,6 +51,8 @@ struct Args {
 struct Environment {
     notify_socket: Option<String>,
     docker_config: Option<PathBuf>,
+    /// The soft limit of open files, where the daemon has raised its own.
+    files: Option<u64>,
 }
 
 impl Environment {
@@ -58,8 +61,20 @@ impl Environment {
         Self {
             notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
             docker_config: std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(home),
+            files: raise_files(),
         }
     }
+}
+
+/// Lets the daemon open as many files as it may: published ports take one each until a shim has
+/// them. Returns the limit from before, which containers are to have.
+fn raise_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft == hard {
+        return None;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some(soft)
 }
 
 fn main() -> ExitCode {
@@ -90,7 +105,7 @@ fn start(args: Args) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
-        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_keep_alive(std::time::Duration::from_secs(4))
         // Whatever happens, some worker wakes up for it.
         .on_thread_unpark(memory::forgetter().context("start the forgetter")?)
         .enable_all()

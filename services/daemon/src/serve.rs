@@ -239,6 +239,10 @@ fn routes(config: &Config, services: &Services) -> Result<Routes> {
             gantry_engine::grpc::System::new(Arc::clone(&s.engine))
         ))
         .add_service(server!(
+            engine::networks_server::NetworksServer<_>,
+            gantry_engine::grpc::Networks::new(Arc::clone(&s.engine))
+        ))
+        .add_service(server!(
             engine::volumes_server::VolumesServer<_>,
             gantry_engine::grpc::Volumes::new(Arc::clone(&s.engine))
         ))

@@ -27,6 +27,7 @@ use gantry_metadata::{
     ContainerService, GarbageCollector, GuardedDatabase, ImageRecords, LeaseService,
     NamespaceService, RocksDatabase, SandboxService,
 };
+use gantry_networks::LocalNetworks;
 use gantry_tasks::{TaskConfig, TaskManager};
 use gantry_volumes::LocalVolumes;
 
@@ -110,6 +111,11 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     let mounts: Arc<dyn MountManager> = Arc::new(gantry_mounts::Manager::open(mounts).await?);
     let volumes: Arc<dyn Volumes> =
         Arc::new(LocalVolumes::open(&config.root, Arc::clone(&database))?);
+    let networks = {
+        let (database, networks) =
+            (Arc::clone(&database), config.networks.made(config.state.clone()));
+        Arc::new(db::blocking(move || LocalNetworks::open(networks, database)).await?)
+    };
     let collector = Arc::new(GarbageCollector::new(
         guarded,
         Arc::clone(&content),
@@ -141,7 +147,7 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
     let transfer = Arc::new(transfer);
     let puller: Arc<dyn Puller> = puller;
 
-    let task_config = task_config(config)?;
+    let task_config = task_config(config, environment)?;
     let shim_path = task_config.shim_path.clone();
     let tasks = TaskManager::new(
         task_config,
@@ -175,6 +181,8 @@ pub(crate) async fn open(config: &Config, environment: &Environment) -> Result<S
         snapshotters: snapshotters.clone(),
         volumes: Arc::clone(&volumes),
         differ: Arc::clone(&differ),
+        networks: Arc::clone(&networks) as _,
+        endpoints: networks,
         tasks: Arc::clone(&tasks) as _,
         events: Arc::clone(&events),
         history: Arc::clone(&history),
@@ -310,7 +318,7 @@ fn registries(config: &Config, environment: &Environment) -> gantry_images::Conf
     }
 }
 
-fn task_config(config: &Config) -> Result<TaskConfig> {
+fn task_config(config: &Config, environment: &Environment) -> Result<TaskConfig> {
     let daemon_path = std::env::current_exe().context("find the daemon's own program")?;
     let beside = || daemon_path.with_file_name(SHIM);
     Ok(TaskConfig {
@@ -322,6 +330,7 @@ fn task_config(config: &Config) -> Result<TaskConfig> {
         warm: config.shim.warm.unwrap_or(1),
         runtimes: config.runtimes.clone(),
         seccomp_cache: config.state.join("seccomp"),
+        files: environment.files,
         debug: matches!(config.log.level.as_str(), "debug" | "trace"),
         daemon_path,
     })

@@ -104,7 +104,18 @@ impl Engine {
             )
             .about("container", text));
         }
-        self.store.rename(ctx, &found.container.id, name).await
+        // Whoever starts it has told its networks a name.
+        let busy = found.live.hold().await;
+        let id = found.container.id.as_str();
+        self.store.rename(ctx, id, name).await?;
+        if found.meta.settings.is_attached() && found.live.now().runs() {
+            if let Err(err) = self.parts.endpoints.rename(ctx, id, name).await {
+                tracing::warn!(id, name, error = %err, "tell networks another name");
+            }
+            found.live.connect(self.connected(ctx, id));
+        }
+        drop(busy);
+        Ok(())
     }
 
     /// Removes containers that do not run. Answers with their IDs and how much they took.

@@ -8,6 +8,7 @@ use gantry_core::events::Events;
 use gantry_core::history::History;
 use gantry_core::images::{Images, Puller};
 use gantry_core::locks::KeyLocks;
+use gantry_core::networks::{Endpoints, Networks};
 use gantry_core::snapshots::Snapshotters;
 use gantry_core::tasks::Tasks;
 use gantry_core::volumes::Volumes;
@@ -83,6 +84,10 @@ pub struct EngineParts {
     pub volumes: Arc<dyn Volumes>,
     /// Compares file systems.
     pub differ: Arc<dyn Differ>,
+    /// Networks.
+    pub networks: Arc<dyn Networks>,
+    /// Containers in them.
+    pub endpoints: Arc<dyn Endpoints>,
     /// What runs.
     pub tasks: Arc<dyn Tasks>,
     /// What happens.

@@ -1,6 +1,8 @@
 //! A container's own directory: its output, and the files that are bound into
 //! it.
 
+mod names;
+
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -57,23 +59,29 @@ impl ContainerFiles {
         ]
     }
 
-    /// Makes the directory and the files. Blocks for a few system calls.
+    /// The same, but names are found as in another container, whose network this one shares.
+    pub(crate) fn sharing(self, other: Self) -> Self {
+        Self { directory: self.directory, log: self.log, ..other }
+    }
+
+    /// Makes the directory and the files; `lines` stand at the end of hosts. Blocks for a few
+    /// system calls.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn write(&self, settings: &Settings) -> Result<()> {
+    pub(crate) fn write(&self, settings: &Settings, lines: &[String]) -> Result<()> {
         let make = || DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
         faults::around("make a container's directory", make).map_err(|err| {
             Error::io(format!("make directory {}", self.directory.display()), err)
         })?;
-        let hosts = match settings.network {
-            Network::Host => fs::read_to_string("/etc/hosts").unwrap_or_else(|_| own_hosts()),
-            Network::None => own_hosts(),
+        let base = match settings.network {
+            Network::Host => fs::read("/etc/hosts").unwrap_or_else(|_| own_hosts().into()),
+            _ => own_hosts().into(),
         };
         let resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
-        create(&self.hosts, hosts.as_bytes())?;
+        create(&self.hosts, &names::with_lines(&base, &[], lines))?;
         create(&self.hostname, format!("{}\n", settings.hostname).as_bytes())?;
-        create(&self.resolv_conf, &resolv_conf)
+        create(&self.resolv_conf, &names::resolv_conf(resolv_conf, &settings.networking.dns))
     }
 
     /// Takes the directory away; a missing one is no error.
@@ -89,6 +97,13 @@ impl ContainerFiles {
             _ => Ok(()),
         }
     }
+}
+
+/// The socket on which the shim of a container with networks takes what it is handed.
+pub(crate) fn network_socket(state: &Path, id: &str) -> PathBuf {
+    // No attach socket begins so: IDs are hexadecimal.
+    let name = format!("n{}", &id[..id.len().min(SOCKET_NAME - 1)]);
+    socket_directory(state).join(name)
 }
 
 /// Where sockets lie. A path that ends in one of their names is short enough
@@ -150,9 +165,10 @@ mod tests {
         let namespace = Namespace::new("default").unwrap();
         let files = ContainerFiles::of(dir.path(), &namespace, "c1");
         let settings = Settings { hostname: "web".into(), ..Settings::default() };
-        files.write(&settings).unwrap();
+        files.write(&settings, &["10.0.0.7\tdb".to_owned()]).unwrap();
         assert_eq!(fs::read_to_string(&files.hostname).unwrap(), "web\n");
-        assert!(fs::read_to_string(&files.hosts).unwrap().starts_with("127.0.0.1\tlocalhost\n"));
+        let hosts = fs::read_to_string(&files.hosts).unwrap();
+        assert!(hosts.starts_with("127.0.0.1\tlocalhost\n") && hosts.ends_with("\n10.0.0.7\tdb\n"));
         assert!(files.resolv_conf.is_file());
         files.remove().unwrap();
         files.remove().unwrap();
@@ -164,6 +180,8 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         let path = attach_socket(Path::new("/run/gantry"), &id);
         assert_eq!(path, Path::new("/run/gantry/a/0123456789abcdef01234567"));
+        let path = network_socket(Path::new("/run/gantry"), &id);
+        assert_eq!(path, Path::new("/run/gantry/a/n0123456789abcdef0123456"));
         let long = PathBuf::from(format!("/{}", "x".repeat(120)));
         assert!(attach_socket(&long, &id).starts_with(FALLBACK_SOCKETS));
     }

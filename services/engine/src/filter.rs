@@ -1,11 +1,14 @@
 //! Docker's filters of containers, `KEY=VALUE`: those of one key are alternatives, but for
 //! labels, all of which have to match.
 
+use std::ops::RangeInclusive;
+
+use gantry_core::networks::Protocol;
 use gantry_core::{Error, Labels, Result};
 use regex::Regex;
 
 use crate::Summary;
-use crate::model::{MountKind, Phase};
+use crate::model::{MountKind, Phase, port_range};
 
 /// What can be filtered by.
 const KNOWN: &str = "ancestor, before, exited, expose, health, id, label, name, network, \
@@ -15,6 +18,9 @@ const STATES: [&str; 7] =
     ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 /// States of health that can be asked for.
 const HEALTH: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
+
+/// Ports of a protocol.
+type Ports = (RangeInclusive<u16>, Protocol);
 
 /// Which containers are meant.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +36,9 @@ pub struct ContainerFilter {
     pub(crate) ancestors: Vec<String>,
     volumes: Vec<String>,
     networks: Vec<String>,
-    ports: bool,
+    /// Ports of the host, and of the container.
+    published: Vec<Ports>,
+    exposed: Vec<Ports>,
     /// Containers, as callers name them, before or since which others were made.
     pub(crate) before: Vec<String>,
     pub(crate) since: Vec<String>,
@@ -98,8 +106,12 @@ impl ContainerFilter {
             "since" => self.since.push(value.to_owned()),
             "volume" => self.volumes.push(value.to_owned()),
             "network" => self.networks.push(value.to_owned()),
-            // No container publishes or exposes any.
-            "publish" | "expose" => self.ports = true,
+            "publish" | "expose" => {
+                let bad = || invalid(filter, "a port is needed, 80, 80/udp or 8000-8010/tcp");
+                let ports = port_range(value).ok_or_else(bad)?;
+                let list = if key == "publish" { &mut self.published } else { &mut self.exposed };
+                list.push(ports);
+            }
             _ => return Err(invalid(filter, &format!("{KNOWN} are known"))),
         }
         Ok(())
@@ -120,7 +132,7 @@ impl ContainerFilter {
         let state = &container.state;
         let phase = state.phase;
         let ended = phase == Phase::Exited && !state.started_at.is_unset();
-        !self.ports
+        self.has_ports(container)
             && any(&self.ids, &|id| container.id.starts_with(id))
             && (self.names.is_empty() || self.names.iter().any(|n| named(n, &container.name)))
             && self.labels.iter().all(labelled)
@@ -129,14 +141,42 @@ impl ContainerFilter {
             && any(&self.statuses, &|status| status == phase.as_str())
             && any(&self.health, &|health| health == container.state.health.as_str())
             && any(&self.volumes, &|volume| mounts(container, volume))
-            && any(&self.networks, &|network| network == container.settings.network.as_str())
+            && any(&self.networks, &|network| is_in(container, network))
             && self.until.is_none_or(|until| container.created_at < until)
+    }
+
+    /// Whether a container has one of the ports: as Docker's, only one that runs has any.
+    fn has_ports(&self, container: &Summary) -> bool {
+        if self.published.is_empty() && self.exposed.is_empty() {
+            return true;
+        }
+        let is = |list: &[Ports], port: u16, protocol: Protocol| {
+            list.iter().any(|(ports, of)| *of == protocol && ports.contains(&port))
+        };
+        let Summary { settings, state, .. } = container;
+        let bound = state.connected.ports.iter();
+        let mut exposed = settings.networking.exposed.iter();
+        let runs = settings.is_attached() && state.phase.is_running();
+        let mut bound = bound.filter(|_| runs);
+        bound.any(|port| {
+            is(&self.published, port.host_port, port.protocol)
+                || is(&self.exposed, port.container_port, port.protocol)
+        }) || runs && exposed.any(|port| is(&self.exposed, port.port, port.protocol))
     }
 }
 
 /// As Docker's, a name may be asked for with its slash.
 fn named(wanted: &Regex, name: &str) -> bool {
     wanted.is_match(name) || wanted.is_match(&format!("/{name}"))
+}
+
+/// Whether a container is in a network, by its name or ID.
+fn is_in(container: &Summary, wanted: &str) -> bool {
+    let settings = &container.settings;
+    let attached = settings.networking.attached.iter();
+    let mut ids = attached.map(|attached| &attached.attachment.network);
+    settings.network_names().iter().any(|name| name == wanted)
+        || settings.is_attached() && ids.any(|id| id == wanted)
 }
 
 /// Whether a container has a volume, or something at a path.
@@ -259,8 +299,47 @@ mod tests {
     }
 
     #[test]
+    fn networks_and_ports() {
+        use crate::model::{Attached, Connected, Network};
+        use gantry_core::networks::{Attachment, Published};
+        let mut web = web();
+        let attachment = Attachment { network: "n1".into(), ..Attachment::default() };
+        web.settings.network = Network::Attached;
+        web.settings.networking.attached = vec![Attached { name: "app".into(), attachment }];
+        web.settings.networking.exposed = vec!["443".parse().unwrap()];
+        let port = Published {
+            host_ip: [0, 0, 0, 0].into(),
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let connected = Connected { endpoints: Vec::new(), ports: vec![port] };
+        web.state = State { phase: Phase::Running, connected: connected.into(), ..web.state };
+        for (filter, wanted) in [
+            ("network=app", true),
+            ("network=n1", true),
+            ("network=none", false),
+            ("publish=8080", true),
+            ("publish=8000-9000/tcp", true),
+            ("publish=8080/udp", false),
+            ("publish=80", false),
+            ("publish=443", false),
+            ("expose=80", true),
+            ("expose=443/tcp", true),
+            ("expose=8080", false),
+        ] {
+            let parsed = ContainerFilter::listing(&[filter.to_owned()]).unwrap();
+            assert_eq!(parsed.matches(&web), wanted, "{filter}");
+        }
+        web.state.phase = Phase::Exited;
+        let parsed = ContainerFilter::listing(&["expose=443".to_owned()]).unwrap();
+        assert!(!parsed.matches(&web));
+    }
+
+    #[test]
     fn refusals() {
-        for bad in ["nope=1", "name", "status=up", "health=fine", "exited=x", "name=("] {
+        let bad = ["nope=1", "name", "status=up", "health=fine", "exited=x", "name=(", "publish=x"];
+        for bad in bad {
             assert!(ContainerFilter::listing(&[bad.to_owned()]).is_err(), "{bad}");
         }
         assert!(ContainerFilter::prune(&["name=x".to_owned()]).is_err());

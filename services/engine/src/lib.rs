@@ -13,6 +13,7 @@
 //! | `live` | what containers do right now |
 //! | `options`, `session` | what callers hand in, and how a session's streams flow |
 //! | `make`, `mounts`, `run`, `lifecycle`, `control`, `exec`, `execs` | what can be done with a container |
+//! | `networks`, `handover` | networks, and containers in them; what their shims keep |
 //! | `copy` | files of containers: copied both ways, compared, exported |
 //! | `restart` | what becomes of containers that have ended |
 //! | `health` | whether containers do what they are for |
@@ -45,6 +46,7 @@ mod files;
 mod filter;
 mod follow;
 pub mod grpc;
+mod handover;
 mod health;
 mod host;
 mod idempotency;
@@ -57,6 +59,7 @@ mod make;
 mod model;
 mod mounts;
 mod names;
+mod networks;
 mod options;
 mod recover;
 mod restart;
@@ -87,11 +90,12 @@ pub use images::{ImageFilter, ImageSummary, PrunedImages, Removed};
 pub use lifecycle::Until;
 pub use logs::{LogCursor, LogEntry, LogOptions};
 pub use model::{
-    Dependency, DeviceLimit, DeviceLimitKind, DeviceSetting, EXTENSION, Flags, MountKind,
-    MountSetting, NAME_LABEL, Namespaces, Network, Phase, Resources, RestartMode, RestartPolicy,
-    Security, Settings, State, Ulimit,
+    Attached, Connected, Dependency, DeviceLimit, DeviceLimitKind, DeviceSetting, EXTENSION,
+    ExposedPort, Flags, MountKind, MountSetting, NAME_LABEL, Namespaces, Network, Networking,
+    Phase, Resources, RestartMode, RestartPolicy, Security, Settings, State, Ulimit,
 };
 pub use mounts::{VolumeFilter, VolumeSummary};
+pub use networks::{EndpointSummary, ExplainedPort, NetworkFilter, NetworkSummary};
 pub use options::{
     ContainerOptions, Created, ExecRequest, Pull, RunRequest, Session, SessionInput, SessionOutput,
     Size,

@@ -9,7 +9,7 @@ use tokio::sync::{MutexGuard, watch};
 
 use crate::execs::Execs;
 use crate::health::HealthStatus;
-use crate::model::{Phase, RestartPolicy, State};
+use crate::model::{Connected, Phase, RestartPolicy, State};
 use crate::restart;
 
 /// Those who want a container wait so long for it to be made.
@@ -20,7 +20,7 @@ const MAKING: Duration = Duration::from_secs(30);
 pub(crate) struct Live {
     /// Whoever starts, removes or cleans up after the container holds this
     /// for as long as that takes, awaits included: these exclude each other.
-    pub(crate) busy: tokio::sync::Mutex<()>,
+    pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     /// Its further processes.
     pub(crate) execs: Execs,
     now: watch::Sender<Now>,
@@ -122,6 +122,18 @@ impl Live {
         });
     }
 
+    /// Where it is in its networks from now on, while it runs.
+    pub(crate) fn connect(&self, connected: Connected) {
+        self.now.send_if_modified(|now| {
+            let runs = now.runs();
+            match &mut now.state {
+                Some(state) if runs => state.connected = Arc::new(connected),
+                _ => {}
+            }
+            runs
+        });
+    }
+
     /// Its user stops it: its policy does not start it again.
     pub(crate) fn stopped_by_user(&self) {
         self.now.send_modify(|now| {
@@ -171,6 +183,7 @@ impl Live {
             if state.phase.is_running() || state.phase == Phase::Created {
                 ended(state);
                 state.pid = 0;
+                state.connected = Arc::default();
                 if now.kept > 0 && state.phase == Phase::Removing {
                     state.phase = Phase::Exited;
                 }
@@ -251,6 +264,12 @@ impl Live {
         let _ = now.wait_for(|now| now.gone).await;
     }
 
+    /// Whether it has ended and something of that run is left.
+    fn is_ending(&self) -> bool {
+        let now = self.now.borrow();
+        now.watched && !now.runs()
+    }
+
     /// Waits until its task is gone.
     pub(crate) async fn wait_settled(&self) {
         let mut now = self.subscribe();
@@ -279,7 +298,7 @@ impl LiveTable {
         let key = (ctx.namespace.clone(), id.to_owned());
         let new = || {
             Arc::new(Live {
-                busy: tokio::sync::Mutex::default(),
+                busy: Arc::default(),
                 execs: Execs::default(),
                 now: watch::Sender::new(Now::default()),
             })
@@ -308,6 +327,16 @@ impl LiveTable {
     /// A container's state, where that is newer than what is stored.
     pub(crate) fn state(&self, namespace: &Namespace, id: &str) -> Option<State> {
         self.get(namespace, id).and_then(|live| live.now().state)
+    }
+
+    /// Containers that have ended, and what they had may not be free yet.
+    pub(crate) fn ending(&self) -> Vec<Arc<Live>> {
+        self.lock().values().filter(|live| live.is_ending()).cloned().collect()
+    }
+
+    /// Where a container is in its networks.
+    pub(crate) fn connected(&self, namespace: &Namespace, id: &str) -> Arc<Connected> {
+        self.state(namespace, id).map(|state| state.connected).unwrap_or_default()
     }
 
     /// Whether a container is being taken away.

@@ -13,6 +13,7 @@ use crate::images::Ready;
 use crate::live::Live;
 use crate::logs::LogConfig;
 use crate::model::{Flags, Meta, Network, Phase, Settings, State};
+use crate::networks::Plan;
 use crate::options::{ContainerOptions, Created, Pull, Size};
 use crate::spec::{DEFAULT_PATH, check_user};
 use crate::specification::Moment;
@@ -116,9 +117,14 @@ impl Engine {
         drop(held);
         let live = self.live.entry(ctx, &id);
         live.set(State { phase: Phase::Creating, ..State::default() });
-        let written = {
+        let written = async {
             let settings = meta.settings.clone();
-            blocking(move || files.write(&settings))
+            // In networks it gets them with its start, which may come first to know the host.
+            let lines = match settings.is_attached() {
+                true => Vec::new(),
+                false => self.extra_lines(ctx, &settings).await?,
+            };
+            blocking(move || files.write(&settings, &lines)).await
         };
         let (mounts, written) = tokio::join!(self.prepare(ctx, &container, image), written);
         let made = match written.and(mounts) {
@@ -145,8 +151,11 @@ impl Engine {
         image: &Ready,
         id: &str,
     ) -> Result<(Settings, Vec<String>)> {
-        let runtime = image.config.config.as_ref();
-        let mut settings = settings(options, runtime.unwrap_or(&ImageRuntime::default()), id)?;
+        let nothing = ImageRuntime::default();
+        let runtime = image.config.config.as_ref().unwrap_or(&nothing);
+        let mut plan = self.plan_networks(ctx, options, runtime).await?;
+        let mut warnings = std::mem::take(&mut plan.warnings);
+        let mut settings = settings(options, runtime, id, plan)?;
         let config = &self.parts.config;
         if settings.log_max_size == 0 {
             settings.log_max_size = config.log_max_size;
@@ -161,10 +170,9 @@ impl Engine {
             let place = gantry_core::paths::clean(&mount.target);
             mount.target = place.to_string_lossy().into_owned();
         }
-        let mut warnings = Vec::new();
         if settings.flags != Flags::default() {
             let (network, named) = (settings.network, !options.hostname.is_empty());
-            warnings = checks::flags(&mut settings.flags, network, named, &self.host)?;
+            warnings.extend(checks::flags(&mut settings.flags, network, named, &self.host)?);
         }
         self.name_others(ctx, &mut settings).await?;
         Ok((settings, warnings))
@@ -243,17 +251,13 @@ impl Engine {
 ///
 /// # Errors
 /// `InvalidArgument`, saying what is wrong.
-fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Result<Settings> {
+fn settings(
+    options: &ContainerOptions,
+    image: &ImageRuntime,
+    id: &str,
+    plan: Plan,
+) -> Result<Settings> {
     let (entrypoint, command) = arguments(options, image)?;
-    let network = match options.network.as_str() {
-        "" | "none" => Network::None,
-        "host" => Network::Host,
-        other => {
-            return Err(Error::invalid_argument(format!(
-                "network {other:?} is not supported: use none or host"
-            )));
-        }
-    };
     let working_dir = first(&options.working_dir, image.working_dir.as_ref(), "/");
     if !working_dir.starts_with('/') {
         return Err(Error::invalid_argument(format!(
@@ -266,16 +270,19 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         log_options: options.log_options.clone(),
         ..options.flags.clone()
     };
-    let host_name = match (options.hostname.as_str(), network) {
-        ("", Network::Host) => crate::system::host_name(),
-        ("", _) if flags.namespaces.uts == "host" => crate::system::host_name(),
-        ("", Network::None) => id[..SHORT_ID].to_owned(),
+    let Plan { network, networking, shares, .. } = plan;
+    let of_host = network == Network::Host || flags.namespaces.uts == "host";
+    let shared = shares.as_ref().map(|(_, name)| name).filter(|name| !name.is_empty());
+    let host_name = match (options.hostname.as_str(), shared) {
+        ("", _) if of_host => crate::system::host_name(),
+        ("", Some(shared)) => shared.clone(),
+        ("", None) => id[..SHORT_ID].to_owned(),
         (name, _) => valid_host_name(name)?,
     };
     let user = first(&options.user, image.user.as_ref(), "");
     check_user(&user)?;
     let log = LogConfig::parse(&options.log_driver, &options.log_options)?;
-    Ok(Settings {
+    let mut settings = Settings {
         entrypoint,
         command,
         env: environment(options, image, &host_name),
@@ -285,6 +292,7 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         open_stdin: options.open_stdin,
         hostname: host_name,
         network,
+        networking,
         auto_remove: options.auto_remove,
         stop_signal: match options.stop_signal.as_str() {
             // An image that names a signal that nobody knows is stopped as others are.
@@ -300,7 +308,11 @@ fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Resul
         volumes_from: options.volumes_from.clone(),
         health: health::merged(&options.health, image)?,
         flags,
-    })
+    };
+    if let Some((other, _)) = shares {
+        settings.share_network(&other);
+    }
+    Ok(settings)
 }
 
 /// What Docker says of an image that is for another machine, when none was asked for.
@@ -378,6 +390,11 @@ mod tests {
 
     const ID: &str = "0123456789abcdef";
 
+    /// Without networks.
+    fn settings(options: &ContainerOptions, image: &ImageRuntime, id: &str) -> Result<Settings> {
+        super::settings(options, image, id, Plan::default())
+    }
+
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| (*s).to_owned()).collect()
     }
@@ -451,6 +468,19 @@ mod tests {
     }
 
     #[test]
+    fn networks_and_names() {
+        let plan = |network, shares| Plan { network, shares, ..Plan::default() };
+        let made =
+            |plan| super::settings(&ContainerOptions::default(), &image(), ID, plan).unwrap();
+        assert_eq!(made(plan(Network::Attached, None)).hostname, ID[..SHORT_ID]);
+        assert_eq!(made(plan(Network::Host, None)).hostname, crate::system::host_name());
+        let other = Some(("c1".to_owned(), "db".to_owned()));
+        let shared = made(plan(Network::Container, other));
+        assert_eq!((shared.hostname.as_str(), shared.network_of()), ("db", Some("c1")));
+        assert!(shared.env.contains(&"HOSTNAME=db".to_owned()));
+    }
+
+    #[test]
     fn users_of_images_that_there_are_not() {
         for user in ["4294967296", "2147483648:0", "-1", "0:4294967295"] {
             let image = ImageRuntime { user: Some(user.into()), ..image() };
@@ -464,7 +494,6 @@ mod tests {
         let base = ContainerOptions { command: strings(&["x"]), ..ContainerOptions::default() };
         let log = |k: &str, v: &str| Labels::from([(k.to_owned(), v.to_owned())]);
         for bad in [
-            ContainerOptions { network: "bridge".into(), ..base.clone() },
             ContainerOptions { working_dir: "tmp".into(), ..base.clone() },
             ContainerOptions { stop_signal: "SIGNOPE".into(), ..base.clone() },
             ContainerOptions { hostname: "a b".into(), ..base.clone() },

@@ -1,5 +1,7 @@
 //! What is stored of a container beside containerd's own fields.
 
+use std::sync::Arc;
+
 use gantry_core::containers::Container;
 use gantry_core::{Any, Error, Labels, Result, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -8,11 +10,14 @@ use crate::Idempotency;
 use crate::health::{HealthConfig, HealthStatus};
 
 mod flags;
+mod networking;
 
 pub use flags::{
     DeviceLimit, DeviceLimitKind, DeviceSetting, Flags, Namespaces, Resources, Security, Ulimit,
 };
 pub(crate) use flags::{LOG_DRIVER, UNCONFINED, joining, other_container};
+pub(crate) use networking::port_range;
+pub use networking::{Attached, Connected, ExposedPort, Network, Networking};
 
 /// Name of the extension in a container's record, and type URL of its value:
 /// JSON of what the engine knows.
@@ -20,27 +25,6 @@ pub const EXTENSION: &str = "gantry.engine.v1";
 
 /// Label that holds a container's name, for those who see only the record.
 pub const NAME_LABEL: &str = "io.gantry.name";
-
-/// How a container is connected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// A network of its own with nothing but a loopback interface.
-    #[default]
-    None,
-    /// The host's.
-    Host,
-}
-
-impl Network {
-    /// `none` or `host`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Network::None => "none",
-            Network::Host => "host",
-        }
-    }
-}
 
 /// When a container is started again after its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,8 +162,11 @@ pub struct Settings {
     pub open_stdin: bool,
     /// Host name.
     pub hostname: String,
-    /// Network.
+    /// How it is connected.
     pub network: Network,
+    /// Its networks and ports.
+    #[serde(skip_serializing_if = "is_default")]
+    pub networking: Networking,
     /// Goes when it has ended.
     pub auto_remove: bool,
     /// Signal for a stop.
@@ -301,6 +288,9 @@ pub struct State {
     /// How its health is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub health: HealthStatus,
+    /// Where it is in its networks. Never stored: its networks know.
+    #[serde(skip)]
+    pub connected: Arc<Connected>,
 }
 
 /// The extension.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use gantry_core::images::Progress;
+use gantry_core::networks::{Attachment, PortWish};
 use gantry_core::{Labels, Platform};
 use tokio::sync::mpsc;
 
@@ -34,8 +35,24 @@ pub struct ContainerOptions {
     pub labels: Labels,
     /// Host name.
     pub hostname: String,
-    /// `none` or `host`.
+    /// In short for one of `networks` that is only named; `bridge` when there is neither.
     pub network: String,
+    /// Its networks, each by its name or ID: `bridge`, `host`, `none`, `container:NAME`, others.
+    pub networks: Vec<Attachment>,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<PortWish>,
+    /// Further ports that it has: `80`, `80/udp`, `8000-8010/tcp`.
+    pub expose: Vec<String>,
+    /// Publish all of these on free ports of the host.
+    pub publish_all: bool,
+    /// Addresses of name servers, for the host's.
+    pub dns: Vec<String>,
+    /// Domains that names are looked up in, for the host's; `.` for none.
+    pub dns_search: Vec<String>,
+    /// Options of resolv.conf(5).
+    pub dns_options: Vec<String>,
+    /// Lines of its hosts file, NAME:ADDRESS; `host-gateway` stands for the host.
+    pub extra_hosts: Vec<String>,
     /// Remove the container when it has ended.
     pub auto_remove: bool,
     /// Signal for a stop.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use gantry_core::containers::{CONTAINERS, Container};
 use gantry_core::db::{Durability, blocking};
+use gantry_core::networks::{Living, Recovered};
 use gantry_core::tasks::{Process, Status};
 use gantry_core::{Context, Namespace, Result, faults, volumes};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
@@ -50,7 +51,16 @@ impl Engine {
             let ctx = Context::new(Namespace::new(namespace)?);
             self.find_left(&ctx, &mut all).await?;
         }
-        side_by_side(all, |left| self.recover_one(left)).await;
+        let recovered = self.recover_networks(&living(&all)).await;
+        let mut recovered: HashMap<_, _> = recovered
+            .into_iter()
+            .map(|one| ((one.namespace.clone(), one.container.clone()), one))
+            .collect();
+        side_by_side(all, |left| {
+            let key = (left.ctx.namespace.clone(), left.container.id.clone());
+            self.recover_one(left, recovered.remove(&key))
+        })
+        .await;
         let database = Arc::clone(&self.parts.database);
         for namespace in blocking(move || database.namespaces(volumes::TABLE)).await? {
             self.sweep_imports(&Context::new(Namespace::new(namespace)?)).await?;
@@ -87,7 +97,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn recover_one(self: &Arc<Self>, left: Left) {
+    async fn recover_one(self: &Arc<Self>, left: Left, networks: Option<Recovered>) {
         let Left { ctx, container, meta, task } = left;
         match task {
             // Its end was recorded and told; only its task is left.
@@ -99,7 +109,7 @@ impl Engine {
                 }
                 self.recover_ended(&ctx, container, meta).await;
             }
-            Some(task) => self.recover_running(&ctx, container, meta, &task).await,
+            Some(task) => self.recover_running(&ctx, container, meta, &task, networks).await,
             None => self.recover_ended(&ctx, container, meta).await,
         }
     }
@@ -111,6 +121,7 @@ impl Engine {
         container: Container,
         meta: Meta,
         task: &Process,
+        networks: Option<Recovered>,
     ) {
         let id = container.id.as_str();
         let live = self.live.entry(ctx, id);
@@ -144,10 +155,14 @@ impl Engine {
             restart_delay: meta.state.restart_delay,
             stopped_by_user: meta.state.stopped_by_user,
             health: meta.state.health,
+            connected: Arc::new(self.connected(ctx, id)),
             ..State::default()
         };
         tracing::info!(id, name = meta.name, "the container runs");
         live.watched(state, meta.settings.restart);
+        if task.status != Status::Stopped {
+            self.settle_networks(ctx, id, &meta, &live, networks).await;
+        }
         // Unless that was recorded, it may not have been told either.
         let started = (!meta.state.phase.is_running()).then_some(Action::Started);
         self.record(ctx, id, &live, Durability::Buffered, started).await;
@@ -191,6 +206,24 @@ impl Engine {
             }
         }
     }
+}
+
+/// Those that run, and so are in their networks. A shim that does not answer now says nothing
+/// of its container.
+fn living(all: &[Left]) -> Vec<Living> {
+    let living = |left: &Left| {
+        let Left { ctx, container, meta, task } = left;
+        let task = task.as_ref().filter(|_| meta.settings.is_attached())?;
+        let runs = match task.status {
+            Status::Running | Status::Paused | Status::Pausing => true,
+            Status::Unknown => meta.state.phase.is_running(),
+            Status::Created | Status::Stopped => false,
+        };
+        let pid = if task.pid == 0 { meta.state.pid } else { task.pid };
+        let container = container.id.clone();
+        (runs && pid != 0).then(|| Living { ctx: ctx.clone(), container, pid })
+    };
+    all.iter().filter_map(living).collect()
 }
 
 /// Does the same for many: one for which that takes long holds up none of the others.
@@ -242,6 +275,29 @@ mod tests {
         .await;
         assert_eq!(recovered.get(), SIDE_BY_SIDE);
         assert!(begin.elapsed() < 2 * UNDO);
+    }
+
+    #[test]
+    fn who_is_in_networks() {
+        use crate::model::Network;
+        let left = |network, status, pid| {
+            let mut meta = Meta::default();
+            meta.settings.network = network;
+            meta.state = State { phase: Phase::Running, pid: 9, ..State::default() };
+            Left {
+                ctx: Context::new(Namespace::new("default").unwrap()),
+                container: Container::default(),
+                meta,
+                task: Some(Process { status, pid, ..Process::default() }),
+            }
+        };
+        let pids = |left| living(&[left]).into_iter().map(|one| one.pid).collect::<Vec<_>>();
+        assert_eq!(pids(left(Network::Attached, Status::Running, 7)), [7]);
+        assert_eq!(pids(left(Network::Attached, Status::Unknown, 0)), [9]);
+        for status in [Status::Created, Status::Stopped] {
+            assert!(pids(left(Network::Attached, status, 7)).is_empty());
+        }
+        assert!(pids(left(Network::None, Status::Running, 7)).is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
 use crate::attach::Attached;
-use crate::files::attach_socket;
+use crate::files::{attach_socket, network_socket};
 use crate::health::HealthStatus;
 use crate::lifecycle::{Join, Joined};
 use crate::live::Live;
@@ -172,9 +172,13 @@ impl Engine {
     /// Has a shim prepare the first process.
     pub(crate) async fn create_task(&self, start: &Start<'_>) -> Result<u32> {
         let Start { ctx, container, meta, .. } = *start;
-        let socket = attach_socket(&self.parts.config.state, &container.id);
+        let state = &self.parts.config.state;
+        let socket = attach_socket(state, &container.id);
+        let network = network_socket(state, &container.id);
+        let attached = meta.settings.is_attached();
         let uri = LogUri {
             attach: socket.display().to_string(),
+            network: if attached { network.display().to_string() } else { String::new() },
             stdin: meta.settings.open_stdin,
             ..self.log_uri(ctx, container, meta)?
         };
@@ -187,7 +191,10 @@ impl Engine {
             container: Some(record),
             ..CreateTask::default()
         };
-        self.parts.tasks.create(ctx, task).await
+        // Both are needed before anything of it runs, and neither for the other.
+        let created = self.parts.tasks.create(ctx, task);
+        let (created, reserved) = tokio::join!(created, self.reserve_networks(start));
+        reserved.and(created)
     }
 
     /// Lets a prepared process run, attached to before it can say anything,
@@ -199,6 +206,7 @@ impl Engine {
         join: Join,
     ) -> Result<(u32, Option<Attached>)> {
         let Start { ctx, container, meta, live, .. } = start;
+        let connected = self.join_networks(start, pid).await?;
         let attached = if let Join::With(size) = join {
             let socket = attach_socket(&self.parts.config.state, &container.id);
             let mut attached = Attached::connect(&socket).await?;
@@ -210,11 +218,13 @@ impl Engine {
             None
         };
         self.parts.tasks.start(ctx, &container.id, "").await?;
+        self.tell_connected(ctx, &connected).await;
         let state = State {
             phase: Phase::Running,
             pid,
             started_at: Timestamp::now(),
             health: HealthStatus::at_start(meta.settings.health.as_ref()),
+            connected,
             ..start.carried.clone()
         };
         live.watched(state, meta.settings.restart);

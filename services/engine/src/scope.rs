@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 
+use gantry_core::networks::NONE;
 use gantry_core::{Context, LabelScope, Labels, Result, Scope};
 use gantry_grpc::scope::refuse;
 
@@ -41,6 +42,10 @@ pub(crate) fn admit(ctx: &Context, options: &mut ContainerOptions) -> Result<()>
     let Some((scope, label)) = limited(ctx) else { return Ok(()) };
     if let Some(what) = beyond(options) {
         return Err(refuse(scope, format_args!("a container with {what}")));
+    }
+    // Others are on the usual one, and the host.
+    if options.network.is_empty() && options.networks.is_empty() {
+        NONE.clone_into(&mut options.network);
     }
     let LabelScope { key, value, .. } = label;
     let given = options.labels.entry(key.clone()).or_insert_with(|| value.clone());
@@ -98,19 +103,25 @@ impl Engine {
 fn beyond(options: &ContainerOptions) -> Option<String> {
     #[rustfmt::skip]
     let ContainerOptions {
-        network, mounts, volumes_from, flags,
+        network, networks, ports, publish_all, mounts, volumes_from, flags,
         // Other containers are looked up within the scope.
         after: _,
         // These are the container's own.
         name: _, image: _, command: _, entrypoint: _, env: _, working_dir: _, user: _, tty: _,
         open_stdin: _, labels: _, hostname: _, auto_remove: _, stop_signal: _, log_driver: _,
         log_options: _, restart: _, health: _, stop_timeout: _, idempotency: _,
+        // What it says of ports that nobody publishes, and its own files.
+        expose: _, dns: _, dns_search: _, dns_options: _, extra_hosts: _,
     } = options;
     if let Some(what) = beyond_flags(flags) {
         return Some(what.to_owned());
     }
-    if !matches!(network.as_str(), "" | "none") {
+    let named = networks.iter().map(|attachment| &attachment.network);
+    if let Some(network) = named.chain([network]).find(|name| !matches!(name.as_str(), "" | NONE)) {
         return Some(format!("the network {network:?}"));
+    }
+    if !ports.is_empty() || *publish_all {
+        return Some("ports of the host".to_owned());
     }
     if let Some(other) = volumes_from.first() {
         return Some(format!("the mounts of another ({other})"));
@@ -159,7 +170,8 @@ fn beyond_security(security: &Security) -> Option<&'static str> {
 }
 
 fn beyond_namespaces(namespaces: &Namespaces) -> Option<&'static str> {
-    let Namespaces { pid, ipc, uts, user, cgroup } = namespaces;
+    // Networks are looked at where they are named.
+    let Namespaces { pid, ipc, uts, user, cgroup, network: _ } = namespaces;
     let own = |mode: &str| matches!(mode, "" | "private");
     let own_ipc = matches!(ipc.as_str(), "" | "private" | "none" | "shareable");
     first(&[
@@ -213,6 +225,7 @@ fn beyond_mount(mount: &MountSetting) -> Option<String> {
 mod tests {
     use std::sync::Arc;
 
+    use gantry_core::networks::{Attachment, PortWish};
     use gantry_core::{Kind, Namespace};
 
     use super::*;
@@ -241,7 +254,7 @@ mod tests {
     fn what_it_makes_has_the_label() {
         let mut options = ContainerOptions::default();
         admit(&limited(), &mut options).unwrap();
-        assert_eq!(options.labels["ci"], "true");
+        assert_eq!((options.labels["ci"].as_str(), options.network.as_str()), ("true", "none"));
         admit(&limited(), &mut options).unwrap();
         let other = |o: &mut ContainerOptions| {
             o.labels.insert("ci".into(), "false".into());
@@ -257,7 +270,7 @@ mod tests {
             source: source.to_owned(),
             ..MountSetting::default()
         };
-        let wishes: [(Wish, &str); 14] = [
+        let wishes: [(Wish, &str); 18] = [
             (|o| o.flags.security.privileged = true, "all privileges"),
             (|o| o.flags.security.cap_add = vec!["SYS_ADMIN".into()], "capabilities"),
             (|o| o.flags.security.seccomp = "unconfined".into(), "seccomp"),
@@ -271,6 +284,15 @@ mod tests {
             (|o| o.flags.oom_score_adj = Some(-1), "OOM"),
             (|o| o.flags.resources.oom_kill_disable = Some(true), "OOM"),
             (|o| o.network = "host".into(), "network"),
+            (|o| o.network = "bridge".into(), "network"),
+            (
+                |o| {
+                    o.networks = vec![Attachment { network: "app".into(), ..Attachment::default() }]
+                },
+                "app",
+            ),
+            (|o| o.ports = vec![PortWish::default()], "ports of the host"),
+            (|o| o.publish_all = true, "ports of the host"),
             (|o| o.volumes_from = vec!["db".into()], "mounts of another"),
         ];
         for (wish, what) in wishes {

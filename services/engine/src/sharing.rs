@@ -27,9 +27,14 @@ impl Shared {
     pub(crate) fn path(&self, kind: &str) -> String {
         match self.files.iter().find(|(opened, _)| *opened == kind) {
             Some((_, file)) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()),
-            None => format!("/proc/0/ns/{kind}"),
+            None => format!("/proc/0/ns/{}", file_of(kind)),
         }
     }
+}
+
+/// The file below `ns` that stands for a namespace of this kind.
+fn file_of(kind: &str) -> &str {
+    if kind == "network" { "net" } else { kind }
 }
 
 /// What is refused, as Docker says it.
@@ -51,6 +56,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `InvalidArgument` when several are meant, or one that shares nothing.
     pub(crate) async fn name_others(&self, ctx: &Context, settings: &mut Settings) -> Result<()> {
+        // The one whose network it shares is known by its ID.
         let Namespaces { pid, ipc, .. } = &mut settings.flags.namespaces;
         for (kind, mode) in [("pid", pid), ("ipc", ipc)] {
             let Some(name) = other_container(mode) else { continue };
@@ -76,7 +82,12 @@ impl Engine {
         let mut shared = Shared::default();
         for (kind, id) in namespaces.joined() {
             let opened = self.open(ctx, kind, id).await;
-            shared.files.extend(opened.map_err(|err| err.context(cannot(kind, id)))?);
+            let refused = |err: Error| match kind {
+                // It says so itself.
+                "network" => err,
+                _ => err.context(cannot(kind, id)),
+            };
+            shared.files.extend(opened.map_err(refused)?);
         }
         Ok(shared)
     }
@@ -89,7 +100,12 @@ impl Engine {
     ) -> Result<Vec<(&'static str, File)>> {
         let Found { container, meta, state, .. } = self.find(ctx, id).await?;
         let not_running = || {
-            let text = format!("container {} is not running", container.id);
+            let text = match kind {
+                "network" => {
+                    format!("cannot join network of a non running container: {}", container.id)
+                }
+                _ => format!("container {} is not running", container.id),
+            };
             Error::failed_precondition(text).about("container", container.id.as_str())
         };
         if state.phase == Phase::Restarting {
@@ -109,7 +125,7 @@ impl Engine {
         let pid = state.pid;
         let files = blocking(move || {
             let open = |kind| {
-                let path = format!("/proc/{pid}/ns/{kind}");
+                let path = format!("/proc/{pid}/ns/{}", file_of(kind));
                 let opened = File::open(&path);
                 opened
                     .map(|file| (kind, file))

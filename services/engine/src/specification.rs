@@ -6,6 +6,7 @@ use gantry_core::db::blocking;
 use gantry_core::{Any, Context, Result};
 
 use crate::Engine;
+use crate::files::ContainerFiles;
 use crate::host::Devices;
 use crate::model::Settings;
 use crate::options::Size;
@@ -50,16 +51,34 @@ impl Engine {
             Moment::Making => Shared::default(),
             Moment::Starting => self.join(ctx, &flags.namespaces).await?,
         };
+        let files = self.name_files(ctx, id, settings).await?;
         let spec = self.specs.build(&SpecInput {
             id,
             settings,
-            files: &self.files(ctx, id),
+            files: &files,
             size,
             mounts: &mounts,
             devices: &devices,
             shared: &shared,
         })?;
         Ok((Any::spec(spec), shared))
+    }
+
+    /// A container's files, where those are another's by which names are found if it shares that
+    /// one's network. A container that another client made has none.
+    ///
+    /// # Errors
+    /// The daemon ends.
+    pub(crate) async fn name_files(
+        &self,
+        ctx: &Context,
+        id: &str,
+        settings: &Settings,
+    ) -> Result<ContainerFiles> {
+        let own = self.files(ctx, id);
+        let Some(other) = settings.network_of() else { return Ok(own) };
+        let other = self.files(ctx, other);
+        blocking(move || Ok(if other.hosts.exists() { own.sharing(other) } else { own })).await
     }
 
     /// A container's record for its start: with a specification of its own where the stored

@@ -115,7 +115,7 @@ impl Store {
         change: impl Fn(&mut Meta) + Send + 'static,
     ) -> Result<()> {
         let (ctx, id) = (ctx.clone(), id.to_owned());
-        let history = Arc::clone(&self.history);
+        let (live, history) = (Arc::clone(&self.live), Arc::clone(&self.history));
         write_then(
             &self.database,
             durability,
@@ -132,6 +132,9 @@ impl Store {
                 meta.store(&mut container)?;
                 container.updated_at = Timestamp::now();
                 CONTAINERS.put(tx, namespace, &id, &container)?;
+                if meta.state.phase.is_running() {
+                    meta.state.connected = live.connected(&ctx.namespace, &id);
+                }
                 let event = |action| changes::staged(&ctx, action, &container, meta);
                 let staged = action.map(event);
                 staged.iter().try_for_each(|staged| staged.put(tx))?;

@@ -17,7 +17,7 @@ const API_VERSION: &str = "1.0";
 /// Drivers of logs, volumes and networks.
 const LOG_DRIVERS: [&str; 2] = [LOG_DRIVER, "local"];
 const VOLUME_DRIVERS: [&str; 1] = [gantry_core::volumes::DRIVER];
-const NETWORK_DRIVERS: [&str; 2] = ["host", "null"];
+const NETWORK_DRIVERS: [&str; 4] = ["bridge", "host", "macvlan", "null"];
 /// What confines containers that are not privileged.
 const SECURITY: [&str; 2] = ["name=seccomp,profile=builtin", "name=cgroupns"];
 

@@ -15,7 +15,7 @@ use gantry_grpc::convert;
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
-use crate::files::attach_socket;
+use crate::files::{attach_socket, network_socket};
 use crate::live::Live;
 use crate::model::{Meta, Phase, State};
 use crate::signal::KILL;
@@ -79,6 +79,8 @@ impl Engine {
             self.tell(ctx, Action::Died, &container, &meta, &live);
         }
         let busy = live.busy.lock().await;
+        // Others may wait for its addresses and ports.
+        self.end_networks(ctx, id).await;
         if after == Phase::Removing {
             self.dispose_or_bury(ctx, &container, &meta, &live).await;
         } else {
@@ -148,9 +150,15 @@ impl Engine {
             Err(err) if !err.is_not_found() => return Err(err),
             _ => {}
         }
-        let socket = attach_socket(&self.parts.config.state, id);
-        // Usually the shim has removed it.
-        let remove = || std::fs::remove_file(socket);
+        // Of a start that failed, or one that an earlier daemon began.
+        self.leave_networks(ctx, id).await;
+        let state = &self.parts.config.state;
+        let (socket, network) = (attach_socket(state, id), network_socket(state, id));
+        // Usually the shim has removed them.
+        let remove = || {
+            let _ = std::fs::remove_file(network);
+            std::fs::remove_file(socket)
+        };
         let _ = blocking(move || Ok(faults::around("remove the socket of a task", remove))).await;
         Ok(())
     }

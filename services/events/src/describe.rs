@@ -92,6 +92,7 @@ fn words(topic: &str) -> (String, String) {
         "containers" if ours.is_some() => "container",
         "containers" => "record",
         "volumes" if ours.is_some() => "volume",
+        "networks" if ours.is_some() => "network",
         "tasks" => "task",
         "images" => "image",
         "namespaces" => "namespace",
@@ -148,9 +149,10 @@ fn named<const N: usize>(fields: [(&str, String); N]) -> BTreeMap<String, String
 
 fn known(event: &prost_types::Any) -> Option<Known> {
     type Read = fn(&prost_types::Any) -> Option<Known>;
-    const KNOWN: [Read; 29] = [
+    const KNOWN: [Read; 30] = [
         |event| of(event, container),
         |event| of(event, volume),
+        |event| of(event, network),
         fields!(ev::TaskCreate, container_id, bundle, pid),
         fields!(ev::TaskStart, container_id, pid),
         fields!(ev::TaskExit, container_id, id, pid, exit_status),
@@ -202,6 +204,14 @@ fn volume(event: engine::VolumeEvent) -> Known {
     let more = [("driver", event.driver), ("renamed_from", event.renamed_from)];
     attributes.extend(named(more));
     ("name", event.name, attributes)
+}
+
+/// Docker's attributes of a network.
+fn network(event: engine::NetworkEvent) -> Known {
+    let mut attributes = event.labels;
+    let more = [("name", event.name), ("type", event.driver), ("container", event.container_id)];
+    attributes.extend(named(more));
+    ("id", event.id, attributes)
 }
 
 #[cfg(test)]
@@ -258,6 +268,22 @@ mod tests {
         assert!(wanted(&ended, "action==exec_died,attributes.exec_id==e"));
         assert!(wanted(&ended, "attributes.name==web,attributes.exit_code==1"));
         assert!(!wanted(&found, "kind==task"));
+    }
+
+    #[test]
+    fn networks() {
+        let connected = engine::NetworkEvent {
+            name: "app".into(),
+            id: "n1".into(),
+            driver: "bridge".into(),
+            labels: [("env".to_owned(), "prod".to_owned())].into(),
+            container_id: "c1".into(),
+        };
+        let found = described("/gantry/networks/connect", &connected);
+        assert_eq!((found.kind.as_str(), found.action.as_str()), ("network", "connect"));
+        assert_eq!(found.id, "n1");
+        let filter = "attributes.name==app,attributes.type==bridge,attributes.container==c1";
+        assert!(wanted(&found, filter) && wanted(&found, "attributes.env==prod"));
     }
 
     #[test]

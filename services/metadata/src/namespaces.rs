@@ -12,7 +12,7 @@ use gantry_core::leases::LEASES;
 use gantry_core::namespaces::{NAMESPACES, Namespaces, Record, TABLE_NAMESPACE};
 use gantry_core::sandboxes::SANDBOXES;
 use gantry_core::{
-    Context, Error, LabelMask, Labels, Namespace, Result, labels, snapshots, volumes,
+    Context, Error, LabelMask, Labels, Namespace, Result, labels, networks, snapshots, volumes,
 };
 use gantry_ttrpc::containerd::events as messages;
 
@@ -20,13 +20,14 @@ use crate::database::any_row;
 use crate::{leases, stage, write_and_tell};
 
 /// Tables whose rows bring a namespace about.
-const OBJECTS: [&str; 7] = [
+const OBJECTS: [&str; 8] = [
     IMAGES.name(),
     BLOBS.name(),
     snapshots::TABLE,
     CONTAINERS.name(),
     SANDBOXES.name(),
     volumes::TABLE,
+    networks::TABLE,
     LEASES.name(),
 ];
 
@@ -69,7 +70,7 @@ fn inhabitants(db: &dyn Database, namespace: &Namespace) -> Result<Vec<String>> 
     for name in snapshotters(db, namespace)? {
         found.push(format!("snapshots on {name:?} snapshotter"));
     }
-    for table in [CONTAINERS.name(), SANDBOXES.name(), volumes::TABLE] {
+    for table in [CONTAINERS.name(), SANDBOXES.name(), volumes::TABLE, networks::TABLE] {
         if any_row(db, table, namespace.as_str())? {
             found.push(table.to_owned());
         }

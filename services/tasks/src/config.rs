@@ -23,6 +23,8 @@ pub struct TaskConfig {
     /// Directory in which Gantry's shims keep compiled seccomp filters; the shim's own
     /// choice when empty.
     pub seccomp_cache: PathBuf,
+    /// How many files shims may have open (the soft limit); as many as the daemon when `None`.
+    pub files: Option<u64>,
     /// Shims log at debug level.
     pub debug: bool,
 }

@@ -133,7 +133,7 @@ pub(crate) async fn tear_down(
     let recorded = recorded(bundle).await;
     let mut command = launch::command(&inner.config, bundle, program);
     command.arg("-bundle").arg(&bundle.path).arg("delete");
-    let told = match launch::run(command, &[], DELETE).await {
+    let told = match launch::run(&inner.config, command, &[], DELETE).await {
         Ok(output) => DeleteResponse::decode(output.as_slice()).ok(),
         Err(err) => {
             let (left, program) = (bundle.clone(), program.clone());

@@ -31,7 +31,8 @@ impl TaskManager {
             err.with_kind(Kind::FailedPrecondition)
                 .context(format!("runtime {runtime:?} says nothing of itself"))
         };
-        let said = launch::run(command, &options, LIMIT).await.map_err(refused)?;
+        let said = launch::run(&self.inner.config, command, &options, LIMIT).await;
+        let said = said.map_err(refused)?;
         let info = RuntimeInfo::decode(said.as_slice()).map_err(|err| {
             refused(Error::internal("its answer is no RuntimeInfo").with_source(err))
         })?;

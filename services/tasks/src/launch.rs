@@ -7,8 +7,9 @@ use gantry_core::{Any, Error, Kind, Result, faults};
 use gantry_ttrpc::containerd::runtime::bootstrap::v1::{BootstrapParams, Extension, LogLevel};
 use gantry_ttrpc::convert;
 use prost::Message;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::TaskConfig;
 use crate::bundle::Bundle;
@@ -96,7 +97,7 @@ async fn start(
 ) -> Result<Vec<u8>> {
     let mut command = command(config, bundle, program);
     command.arg("start");
-    run(command, stdin, START).await
+    run(config, command, stdin, START).await
 }
 
 /// The command line that every shim understands; the action is still to come.
@@ -134,13 +135,19 @@ pub(crate) fn environment(config: &TaskConfig, command: &mut Command) {
 /// # Errors
 /// `Internal` with its standard error when it fails, `DeadlineExceeded` when
 /// it takes too long: it is killed then.
-pub(crate) async fn run(mut command: Command, stdin: &[u8], limit: Duration) -> Result<Vec<u8>> {
+pub(crate) async fn run(
+    config: &TaskConfig,
+    mut command: Command,
+    stdin: &[u8],
+    limit: Duration,
+) -> Result<Vec<u8>> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     // Its own group: a Ctrl-C at the daemon's terminal is not for shims.
     command.process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |err| Error::io(format!("run {program}"), err);
     let mut child = faults::around("run a shim's program", || command.spawn()).map_err(failed)?;
+    limit_files(config, &child);
     let input = child.stdin.take();
     let work = async {
         if let Some(mut input) = input {
@@ -168,6 +175,17 @@ pub(crate) async fn run(mut command: Command, stdin: &[u8], limit: Duration) -> 
     Err(Error::internal(format!("run {program}: {}: {}", output.status, said.trim())))
 }
 
+/// Gives a program that has just been started the limit of open files that shims are to have, and
+/// what they start inherits. Our own start nothing before they have read what is sent to them.
+pub(crate) fn limit_files(config: &TaskConfig, child: &Child) {
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let (Some(soft), Some(pid)) = (config.files, pid) else { return };
+    let limit = Rlimit { current: Some(soft), ..getrlimit(Resource::Nofile) };
+    if let Err(err) = prlimit(Some(pid), Resource::Nofile, limit) {
+        tracing::debug!(error = %err, "limit the open files of a shim");
+    }
+}
+
 /// Options as older shims take them: an Any, which the newest don't take for parameters.
 fn plain(options: Option<&Any>) -> Vec<u8> {
     let Some(options) = options else { return Vec::new() };
@@ -193,6 +211,15 @@ fn params(config: &TaskConfig, bundle: &Bundle, options: Option<&Any>) -> Bootst
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn programs_have_their_own_limit_of_files() {
+        let config = TaskConfig { files: Some(64), ..TaskConfig::default() };
+        let mut command = Command::new("sh");
+        command.args(["-c", "read line; ulimit -Sn"]);
+        let told = run(&config, command, b"go\n", START).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&told), "64\n");
+    }
 
     #[test]
     fn options_are_no_parameters() {

@@ -171,6 +171,7 @@ fn spawn(config: &TaskConfig) -> Result<Ready> {
     command.args(["-warm", "0"]).current_dir("/").process_group(0);
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
     let child = faults::around("start a shim that waits", || command.spawn()).map_err(failed)?;
+    launch::limit_files(config, &child);
     let client = Client::new(UnixStream::from_std(ours).map_err(failed)?);
     Ok(Ready { client, child })
 }

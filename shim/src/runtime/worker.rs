@@ -4,8 +4,8 @@
 //! oom_score_adj) and leaks descriptors when it fails. So each operation is
 //! done in a child of the shim that answers over a socket and ends.
 
-use super::sys;
 use super::types::Error;
+use super::{descriptors, sys};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -168,8 +168,8 @@ where
 extern "C" fn nothing(_: libc::c_int) {}
 
 /// Takes off what the worker inherited from the shim and must not pass on to a
-/// container: descriptors, signal handlers and mask, supplementary groups, a
-/// real-time scheduling class.
+/// container: descriptors and their limit, signal handlers and mask,
+/// supplementary groups, a real-time scheduling class.
 fn clean_slate(keep: &mut [RawFd]) {
     // SAFETY: plain calls on our own process; every pointer is to a live local.
     unsafe {
@@ -194,5 +194,6 @@ fn clean_slate(keep: &mut [RawFd]) {
         // libcontainer leaves the groups alone when the spec names none.
         libc::setgroups(0, std::ptr::null());
     }
+    descriptors::restore();
     sys::close_all_but(keep);
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::process::{Pending, StdioNames};
 use super::{Container, Process, Service, Slot, options};
 use crate::error::{self, Error};
+use crate::network;
 use crate::reaper::Exit;
 use crate::runtime::{self, CreateSpec, RootfsMount};
 use crate::stdio::{Open, Plan, Streams, Surroundings};
@@ -183,6 +184,7 @@ impl Service {
         if !creation.shim_cgroup.is_empty() {
             self.runtime.enter(Path::new(&creation.shim_cgroup))?;
         }
+        let network = creation.plan.network().map(network::Server::bind).transpose()?;
         let (streams, stdio) = Streams::open(&creation.plan, &around, Open::Now).await?;
         let spec = CreateSpec {
             id: creation.id.clone(),
@@ -204,6 +206,7 @@ impl Service {
             processes: RefCell::new(HashMap::from([(String::new(), init.clone())])),
             paused: Cell::new(false),
             around,
+            network: RefCell::new(network),
         });
         if let Err(e) = init.exists(created) {
             // Undone as far as possible; the first error is what is told.
@@ -247,6 +250,9 @@ impl Service {
     pub(super) async fn exec(&self, request: ExecProcessRequest) -> Result<(), Error> {
         let ExecProcessRequest { id, exec_id, terminal, stdin, stdout, stderr, spec } = request;
         let plan = Plan::parse(terminal, &stdin, &stdout, &stderr)?;
+        if plan.network().is_some() {
+            return Err(error::invalid(format!("exec in {id}: only a container has networks")));
+        }
         let spec = process_spec(spec)?;
         if exec_id.is_empty() || exec_id.contains('/') {
             return Err(error::invalid(format!(

@@ -28,6 +28,10 @@ impl Service {
         exit: oneshot::Receiver<Exit>,
     ) {
         let Ok(exit) = exit.await else { return };
+        if process.is_init() {
+            // Its sockets in the container's network namespace would keep that.
+            container.network.take();
+        }
         // Create and start events come first.
         let _order = process.order.lock().await;
         let exit = process.judged(exit);

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{self, Error};
 use crate::events::Events;
+use crate::network;
 use crate::reaper::Reaper;
 use crate::report::Report;
 use crate::runtime::{ContainerState, Runtime};
@@ -49,6 +50,8 @@ struct Container {
     processes: RefCell<HashMap<String, Rc<Process>>>,
     paused: Cell<bool>,
     around: Surroundings,
+    /// Its published ports and names, until init has ended.
+    network: RefCell<Option<network::Server>>,
 }
 
 /// A place in the table.

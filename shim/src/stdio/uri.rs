@@ -7,9 +7,9 @@
 //! | `/path`, `fifo:///path` | a FIFO (or file) that the client made |
 //! | `file:///path` | appended to (output only) |
 //! | `binary:///path?key=value` | a logging program, with containerd's contract (output only) |
-//! | `gantry:///log?max-size=&max-file=&attach=&stdin=1`, see [`gantry_core::attach`] | the shim writes the log and serves attach (stdout only, the others empty) |
+//! | `gantry:///log?max-size=&max-file=&attach=&stdin=1&network=`, see [`gantry_core::attach`] | the shim writes the log and serves attach and networks (stdout only, the others empty) |
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_core::attach::{LogUri, SCHEME};
@@ -63,9 +63,19 @@ pub struct Owned {
     pub attach: Option<PathBuf>,
     /// Whether the process has an input that attached clients write to.
     pub stdin: bool,
+    /// The socket for the container's networks.
+    pub network: Option<PathBuf>,
 }
 
 impl Plan {
+    /// The socket for the container's networks.
+    pub fn network(&self) -> Option<&Path> {
+        match &self.stdout {
+            Output::Owned(owned) => owned.network.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Parses the strings of a request.
     ///
     /// # Errors
@@ -139,7 +149,8 @@ fn owned(text: &str) -> Result<Owned, Error> {
         Some(path) => Some(options(path, &uri)?),
         None => None,
     };
-    Ok(Owned { log, attach: path(&uri.attach)?, stdin: uri.stdin })
+    let (attach, network) = (path(&uri.attach)?, path(&uri.network)?);
+    Ok(Owned { log, attach, stdin: uri.stdin, network })
 }
 
 /// What a log is opened with; 0 and nothing stand for the defaults.
@@ -236,12 +247,14 @@ mod tests {
             max_file: 2,
             ..log::Options::default()
         };
-        assert_eq!(got, Owned { log: Some(log), attach: Some("/a/c.sock".into()), stdin: true });
+        let attach = Some("/a/c.sock".into());
+        assert_eq!(got, Owned { log: Some(log), attach, stdin: true, network: None });
         for uri in ["gantry://?attach=/a", "gantry:///?attach=/a"] {
             let Output::Owned(got) = Plan::parse(true, "", uri, "").unwrap().stdout else {
                 panic!("not owned")
             };
-            assert_eq!(got, Owned { log: None, attach: Some("/a".into()), stdin: false });
+            let attach = Some("/a".into());
+            assert_eq!(got, Owned { log: None, attach, stdin: false, network: None });
         }
     }
 
@@ -255,6 +268,7 @@ mod tests {
             attrs: r#"{"a":"b c"}"#.into(),
             non_blocking: true,
             max_buffer: 4096,
+            network: "/n/c.sock".into(),
             ..LogUri::default()
         };
         let Output::Owned(got) = Plan::parse(false, "", &uri.format(), "").unwrap().stdout else {
@@ -270,7 +284,8 @@ mod tests {
             blocking: false,
             ..log::Options::default()
         };
-        assert_eq!(got, Owned { log: Some(log), attach: None, stdin: false });
+        let network = Some("/n/c.sock".into());
+        assert_eq!(got, Owned { log: Some(log), attach: None, stdin: false, network });
     }
 
     #[test]
@@ -288,6 +303,7 @@ mod tests {
             ("", "gantry:///l?max-size=10k", ""),
             ("", "gantry:///l?colour=1", ""),
             ("", "gantry:///l?attach=rel", ""),
+            ("", "gantry:///l?network=rel", ""),
             ("", "/x", "binary:///y"),
             ("", "file:///%zz", ""),
         ] {

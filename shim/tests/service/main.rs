@@ -5,6 +5,7 @@ mod first;
 mod frozen;
 mod full;
 mod leaving;
+mod network;
 mod sandbox;
 mod support;
 mod tasks;

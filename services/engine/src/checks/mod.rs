@@ -80,12 +80,13 @@ pub(crate) fn is_host_name(name: &str) -> bool {
 
 /// Refuses modes of namespaces that nobody knows.
 fn modes(namespaces: &Namespaces) -> Result<()> {
-    let known: [(&str, &str, &[&str], bool); 5] = [
+    let known: [(&str, &str, &[&str], bool); 6] = [
         ("PID", &namespaces.pid, &["host"], true),
         ("IPC", &namespaces.ipc, &["host", "private", "shareable", "none"], true),
         ("UTS", &namespaces.uts, &["host"], false),
         ("USER", &namespaces.user, &["host"], false),
         ("cgroup namespace", &namespaces.cgroup, &["host", "private"], false),
+        ("network", &namespaces.network, &[], true),
     ];
     for (kind, mode, known, joins) in known {
         let joined = joins && other_container(mode).is_some_and(|other| !other.is_empty());

@@ -11,7 +11,7 @@ use gantry_grpc::status::to_detailed;
 use prost::Message;
 use tonic::Status;
 
-use super::wishes;
+use super::{networks, wishes};
 use crate::health::HealthStatus;
 use crate::logs::{LogCursor, LogEntry, LogOptions};
 use crate::model::{MountKind, MountSetting, Phase};
@@ -225,6 +225,8 @@ pub(crate) fn container(summary: Summary) -> api::Container {
         Phase::Removing | Phase::Dead => api::ContainerState::Dead,
     };
     api::Container {
+        ports: networks::ports(&summary),
+        network: summary.settings.network_names().join(","),
         command: summary.settings.args().cloned().collect(),
         id: summary.id,
         name: summary.name,
@@ -238,7 +240,6 @@ pub(crate) fn container(summary: Summary) -> api::Container {
         started_at: set_time(summary.state.started_at),
         finished_at: set_time(summary.state.finished_at),
         tty: summary.settings.tty,
-        network: summary.settings.network.as_str().to_owned(),
         error: summary.state.error,
         oom_killed: summary.state.oom_killed,
         mounts: shown_mounts(&summary.settings.mounts),

@@ -5,6 +5,7 @@ pub(crate) mod convert;
 mod files;
 mod images;
 mod look;
+mod networks;
 mod system;
 mod volumes;
 mod wishes;
@@ -48,6 +49,10 @@ service!(
 service!(
     /// The service `gantry.engine.v1.Images`.
     Images
+);
+service!(
+    /// The service `gantry.engine.v1.Networks`.
+    Networks
 );
 service!(
     /// The service `gantry.engine.v1.System`.

@@ -5,6 +5,7 @@ use gantry_grpc::gantry::engine::v1 as api;
 use tonic::Status;
 
 use super::convert::invalid;
+use super::networks;
 use crate::health::{HealthAction, HealthConfig};
 use crate::model::{
     Dependency, DeviceLimit, DeviceLimitKind, DeviceSetting, Flags, MountKind, MountSetting,
@@ -29,6 +30,14 @@ pub(super) fn options(wire: Option<api::ContainerSpec>) -> Result<ContainerOptio
         labels: spec.labels,
         hostname: spec.hostname,
         network: spec.network,
+        networks: spec.networks.into_iter().map(networks::attachment).collect::<Result<_, _>>()?,
+        ports: spec.ports.into_iter().map(networks::port_wish).collect::<Result<_, _>>()?,
+        expose: spec.expose,
+        publish_all: spec.publish_all,
+        dns: spec.dns,
+        dns_search: spec.dns_search,
+        dns_options: spec.dns_options,
+        extra_hosts: spec.extra_hosts,
         auto_remove: spec.auto_remove,
         stop_signal: spec.stop_signal,
         log_driver: spec.log_driver,
@@ -193,7 +202,8 @@ fn security(wire: api::Security) -> Security {
 }
 
 fn namespaces(wire: api::Namespaces) -> Namespaces {
-    Namespaces { pid: wire.pid, ipc: wire.ipc, uts: wire.uts, user: wire.user, cgroup: wire.cgroup }
+    let api::Namespaces { pid, ipc, uts, user, cgroup } = wire;
+    Namespaces { pid, ipc, uts, user, cgroup, ..Namespaces::default() }
 }
 
 fn device(wire: api::Device) -> DeviceSetting {

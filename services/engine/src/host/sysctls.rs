@@ -57,7 +57,10 @@ fn allowed(name: &str, namespaces: &Namespaces, network: Network) -> Result<()> 
     if name.starts_with(NET) {
         return match network {
             Network::Host => refused("not allowed in host network namespace"),
-            _ => Ok(()),
+            Network::Container => {
+                refused("is not allowed in the network namespace of another container")
+            }
+            Network::None | Network::Attached => Ok(()),
         };
     }
     match name {
@@ -120,6 +123,8 @@ mod tests {
             "sysctl \"net.core.somaxconn\" not allowed in host network namespace"
         );
         let host = Namespaces { ipc: "host".into(), uts: "host".into(), ..own.clone() };
+        assert!(said("net.core.somaxconn", &own, Network::Container).contains("another container"));
+        assert!(ask("net.core.somaxconn", &own, Network::Attached).is_ok());
         assert!(said("kernel.sem", &host, Network::None).contains("hosts ipc namespace"));
         assert!(said("kernel.domainname", &host, Network::None).contains("separate"));
         let joined = Namespaces { ipc: "container:c1".into(), ..own.clone() };

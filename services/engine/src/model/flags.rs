@@ -148,6 +148,9 @@ pub struct Namespaces {
     /// `host` or `private`.
     #[serde(skip_serializing_if = "is_default")]
     pub cgroup: String,
+    /// `container:ID`; what else there is to say of networks stands elsewhere.
+    #[serde(skip_serializing_if = "is_default")]
+    pub network: String,
 }
 
 /// The container that a mode `container:NAME` names.
@@ -245,7 +248,7 @@ impl Namespaces {
     /// The kinds of namespaces that it joins, as the OCI specification names them, each with
     /// the ID of the other container.
     pub(crate) fn joined(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let all = [("pid", self.pid.as_str()), ("ipc", self.ipc.as_str())];
+        let all = [("pid", &self.pid), ("ipc", &self.ipc), ("network", &self.network)];
         all.into_iter().filter_map(|(kind, mode)| Some((kind, other_container(mode)?)))
     }
 }

@@ -303,8 +303,12 @@ fn namespaces(settings: &Settings, shared: &Shared) -> Vec<Value> {
     if modes.cgroup != "host" {
         all.push(own("cgroup"));
     }
-    if settings.network != Network::Host {
-        all.push(own("network"));
+    match settings.network {
+        Network::Host => {}
+        Network::Container => {
+            all.push(json!({"type": "network", "path": shared.path("network")}));
+        }
+        Network::None | Network::Attached => all.push(own("network")),
     }
     all
 }
@@ -313,9 +317,9 @@ fn namespaces(settings: &Settings, shared: &Shared) -> Vec<Value> {
 fn sysctl(settings: &Settings) -> Value {
     let asked = &settings.flags.sysctls;
     let mut all = match settings.network {
-        Network::Host if asked.is_empty() => return Value::Null,
-        Network::Host => json!({}),
-        _ => json!({
+        Network::Host | Network::Container if asked.is_empty() => return Value::Null,
+        Network::Host | Network::Container => json!({}),
+        Network::None | Network::Attached => json!({
             "net.ipv4.ip_unprivileged_port_start": "0",
             "net.ipv4.ping_group_range": "0 2147483647",
         }),

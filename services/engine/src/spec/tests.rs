@@ -230,6 +230,12 @@ fn namespaces_of_others() {
     assert_eq!(joined[2], json!({"type": "pid", "path": "/proc/0/ns/pid"}));
     assert_eq!(joined[3], json!({"type": "ipc", "path": "/proc/0/ns/ipc"}));
     assert!(options(&spec, "/dev/shm").contains(&"gantry.namespace=/proc/0/ns/mnt".to_owned()));
+    let mut settings = Settings::default();
+    settings.share_network("c2");
+    let spec = build(&settings);
+    let all = spec["linux"]["namespaces"].as_array().unwrap();
+    assert_eq!(all.last().unwrap(), &json!({"type": "network", "path": "/proc/0/ns/net"}));
+    assert!(spec["linux"].get("sysctl").is_none());
     let spec = flagged(|f| f.namespaces.ipc = "none".into());
     assert!(mount(&spec, "/dev/shm").is_none());
     assert!(kinds(&spec).contains(&"ipc".to_owned()));

@@ -9,7 +9,7 @@ use super::object::Object;
 use crate::fields::{Fields, listed, set};
 use crate::health::HealthConfig;
 use crate::image_config::Runtime as ImageRuntime;
-use crate::model::Settings;
+use crate::model::{ExposedPort, Networking, Settings};
 use crate::signal;
 use crate::spec::DEFAULT_PATH;
 
@@ -28,7 +28,7 @@ pub(super) fn fields(object: &Object<'_>) -> Fields {
         .with("AttachStdin", false)
         .with("AttachStdout", false)
         .with("AttachStderr", false)
-        .with_some("ExposedPorts", ports(image))
+        .with_some("ExposedPorts", ports(settings, image))
         .with("Tty", settings.tty)
         .with("OpenStdin", settings.open_stdin)
         .with("StdinOnce", settings.open_stdin)
@@ -45,10 +45,16 @@ pub(super) fn fields(object: &Object<'_>) -> Fields {
         .with_some("StopTimeout", settings.stop_timeout)
 }
 
-fn ports(image: Option<&ImageRuntime>) -> Option<Map<String, Value>> {
-    let ports = image?.exposed_ports.as_ref()?;
-    let ports = set(ports.keys().map(String::as_str));
-    (!ports.is_empty()).then_some(ports)
+fn ports(settings: &Settings, image: Option<&ImageRuntime>) -> Option<Map<String, Value>> {
+    let of_image = image.and_then(|image| image.exposed_ports.as_ref());
+    let Networking { exposed, ports, .. } = &settings.networking;
+    let published = ports
+        .iter()
+        .map(|wish| ExposedPort { port: wish.container_port, protocol: wish.protocol }.to_string());
+    let mut all: BTreeSet<String> = exposed.iter().map(ToString::to_string).collect();
+    all.extend(published);
+    all.extend(of_image.into_iter().flat_map(|ports| ports.keys()).cloned());
+    (!all.is_empty()).then(|| set(all.iter().map(String::as_str)))
 }
 
 fn volumes(settings: &Settings, image: Option<&ImageRuntime>) -> Option<Map<String, Value>> {
@@ -133,8 +139,12 @@ mod tests {
     fn ports_and_volumes_are_sets() {
         let image = image();
         let text = |map: Option<Map<String, Value>>| map.map(|map| Value::Object(map).to_string());
-        assert_eq!(text(ports(Some(&image))).as_deref(), Some(r#"{"80/tcp":{}}"#));
-        assert_eq!(ports(None), None);
+        let mut settings = Settings::default();
+        assert_eq!(text(ports(&settings, Some(&image))).as_deref(), Some(r#"{"80/tcp":{}}"#));
+        assert_eq!(ports(&settings, None), None);
+        settings.networking.exposed = vec!["81/udp".parse().unwrap()];
+        let both = text(ports(&settings, Some(&image)));
+        assert_eq!(both.as_deref(), Some(r#"{"80/tcp":{},"81/udp":{}}"#));
         let anonymous = MountSetting {
             kind: MountKind::Volume,
             target: "/cache".into(),

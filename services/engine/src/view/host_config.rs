@@ -1,13 +1,13 @@
 //! `HostConfig`: what of a container has to do with this host.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::mounts;
 use super::object::Object;
+use super::{mounts, network};
 use crate::fields::{Fields, listed};
 use crate::model::{
-    Dependency, DeviceLimitKind, DeviceSetting, Flags, Resources, RestartPolicy, Security,
-    Settings, Ulimit,
+    Dependency, DeviceLimitKind, DeviceSetting, Flags, Networking, Resources, RestartPolicy,
+    Security, Settings, Ulimit,
 };
 use crate::{logs, spec};
 
@@ -26,8 +26,8 @@ pub(super) fn fields(object: &Object<'_>) -> Fields {
         .with("Binds", listed(&mounts::binds(settings)))
         .with("ContainerIDFile", "")
         .with("LogConfig", log)
-        .with("NetworkMode", settings.network.as_str())
-        .with("PortBindings", Map::<String, Value>::new())
+        .with("NetworkMode", settings.network_mode())
+        .with("PortBindings", network::bindings(&settings.networking.ports))
         .with("RestartPolicy", restart(settings.restart))
         .with("AutoRemove", settings.auto_remove)
         .with("VolumeDriver", "")
@@ -54,15 +54,15 @@ pub(super) fn fields(object: &Object<'_>) -> Fields {
 /// What a container may do and see.
 fn rights(fields: Fields, settings: &Settings) -> Fields {
     let Flags { security, namespaces, groups, sysctls, .. } = &settings.flags;
-    let nobody: [&str; 0] = [];
+    let Networking { dns, extra_hosts, publish_all, .. } = &settings.networking;
     fields
         .with("CapAdd", listed(&capabilities(&security.cap_add)))
         .with("CapDrop", listed(&capabilities(&security.cap_drop)))
         .with("CgroupnsMode", or(&namespaces.cgroup, PRIVATE))
-        .with("Dns", nobody)
-        .with("DnsOptions", nobody)
-        .with("DnsSearch", nobody)
-        .with("ExtraHosts", Value::Null)
+        .with("Dns", &dns.servers)
+        .with("DnsOptions", &dns.options)
+        .with("DnsSearch", &dns.search)
+        .with("ExtraHosts", listed(extra_hosts))
         .with("GroupAdd", listed(groups))
         .with("IpcMode", or(&namespaces.ipc, PRIVATE))
         .with("Cgroup", "")
@@ -70,7 +70,7 @@ fn rights(fields: Fields, settings: &Settings) -> Fields {
         .with("OomScoreAdj", settings.flags.oom_score_adj.unwrap_or(0))
         .with("PidMode", &namespaces.pid)
         .with("Privileged", security.privileged)
-        .with("PublishAllPorts", false)
+        .with("PublishAllPorts", publish_all)
         .with("ReadonlyRootfs", security.read_only)
         .with("SecurityOpt", listed(&options(security)))
         .with_set("Tmpfs", mounts::tmpfs(settings))

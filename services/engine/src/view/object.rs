@@ -53,7 +53,11 @@ impl Engine {
         Object {
             summary,
             container,
-            files: self.files(ctx, &container.id),
+            files: match self.name_files(ctx, &container.id, &summary.settings).await {
+                Ok(files) => files,
+                // The daemon ends.
+                Err(_) => self.files(ctx, &container.id),
+            },
             image: self.runtime_of(ctx, &summary.image_id).await,
             volumes: self.places(ctx, &summary.settings).await,
             layers: self.layers(ctx, container, summary.state.pid).await,
@@ -159,7 +163,7 @@ impl Object<'_> {
             .with("GraphDriver", graph)
             .with("Mounts", mounts::points(settings, &self.volumes))
             .with("Config", config::fields(self))
-            .with("NetworkSettings", network::fields(settings.network))
+            .with("NetworkSettings", network::fields(summary))
     }
 }
 

@@ -1,11 +1,12 @@
 use gantry_core::Labels;
+use gantry_core::networks::PortWish;
 use serde_json::json;
 
 use super::*;
 use crate::fields::one_line;
 use crate::model::{
-    Dependency, DeviceLimit, DeviceLimitKind, DeviceSetting, Flags, Meta, MountSetting, Network,
-    RestartMode, RestartPolicy, Security, Ulimit,
+    Attached, Dependency, DeviceLimit, DeviceLimitKind, DeviceSetting, Flags, Meta, MountSetting,
+    Network, RestartMode, RestartPolicy, Security, Ulimit,
 };
 
 /// What Docker 28 shows of `run -d --network none --name web busybox sleep 600`, with the values
@@ -248,6 +249,37 @@ fn limits_and_rights() {
     assert_eq!(shown["Config"]["Domainname"], "example.org");
     assert_eq!(shown["Config"]["StopTimeout"], -1);
     assert!(shown["NetworkSettings"]["Networks"]["host"].is_object());
+}
+
+#[test]
+fn what_was_asked_of_networks() {
+    let mut settings = plain();
+    settings.network = Network::Attached;
+    settings.networking.attached = vec![Attached { name: "app".into(), ..Attached::default() }];
+    settings.networking.ports =
+        vec![PortWish { host_port: 8080, container_port: 80, ..PortWish::default() }];
+    settings.networking.exposed = vec!["443/tcp".parse().unwrap()];
+    settings.networking.dns.servers = vec![[9, 9, 9, 9].into()];
+    settings.networking.dns.search = vec!["example.com".into()];
+    settings.networking.extra_hosts = vec!["db:10.0.0.1".into()];
+    let shown = json(settings.clone(), running(), |_| {});
+    let expected = [
+        ("NetworkMode", json!("app")),
+        ("PortBindings", json!({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]})),
+        ("Dns", json!(["9.9.9.9"])),
+        ("DnsOptions", json!([])),
+        ("DnsSearch", json!(["example.com"])),
+        ("ExtraHosts", json!(["db:10.0.0.1"])),
+        ("PublishAllPorts", json!(false)),
+    ];
+    for (name, value) in expected {
+        assert_eq!(shown["HostConfig"][name], value, "{name}");
+    }
+    assert_eq!(shown["Config"]["ExposedPorts"], json!({"443/tcp": {}, "80/tcp": {}}));
+    settings.share_network("c2");
+    let shown = json(settings, running(), |_| {});
+    assert_eq!(shown["HostConfig"]["NetworkMode"], "container:c2");
+    assert_eq!(shown["NetworkSettings"]["Networks"], json!({}));
 }
 
 #[test]
