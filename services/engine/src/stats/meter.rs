@@ -137,7 +137,7 @@ struct Look<'a> {
 impl Look<'_> {
     fn take(&mut self, meters: &Meters, buffer: &mut Vec<u8>) {
         if self.meter.is_none() {
-            self.meter = Meter::open(meters, self.target, buffer);
+            self.meter = Meter::open(meters, self.target);
         }
         let meter = self.meter.as_mut();
         self.reading = meter.and_then(|meter| meter.measure(meters.machine_memory, buffer));
@@ -147,10 +147,9 @@ impl Look<'_> {
 /// Nanoseconds of processors that a container has used, as [`Reading`] has them, by a look at
 /// that alone.
 pub(crate) fn cpu_of(hierarchies: &Hierarchies, id: &str, pid: u32) -> Option<u64> {
-    let mut buffer = vec![0; 4 << 10];
     let process = File::open(format!("/proc/{pid}")).ok()?;
-    let memberships = below(&process, "cgroup", &mut buffer)?.to_owned();
-    cpu_nanos(&open_cpu(hierarchies, &memberships, id)?, &mut buffer)
+    let memberships = below(&process, "cgroup")?;
+    cpu_nanos(&open_cpu(hierarchies, &memberships, id)?, &mut vec![0; 4 << 10])
 }
 
 /// The files of one container.
@@ -179,11 +178,11 @@ struct Memory {
 }
 
 impl Meter {
-    fn open(meters: &Meters, target: &Target, buffer: &mut Vec<u8>) -> Option<Self> {
+    fn open(meters: &Meters, target: &Target) -> Option<Self> {
         let (hierarchies, pid, id) = (&meters.hierarchies, target.pid, target.id.as_str());
         let process = File::open(format!("/proc/{pid}")).ok()?;
-        let memberships = below(&process, "cgroup", buffer)?;
-        let directory = |controller| hierarchies.directory(controller, memberships, id);
+        let memberships = below(&process, "cgroup")?;
+        let directory = |controller| hierarchies.directory(controller, &memberships, id);
         let block = match directory("blkio") {
             Some((version, dir)) => [
                 "blkio.throttle.io_service_bytes_recursive",
@@ -198,7 +197,7 @@ impl Meter {
         let network = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap_or_default();
         Some(Self {
             pid,
-            cpu: open_cpu(hierarchies, memberships, id),
+            cpu: open_cpu(hierarchies, &memberships, id),
             memory: directory("memory").and_then(|(version, dir)| Memory::open(version, &dir)),
             block,
             pids: directory("pids").and_then(|(_, dir)| open(&dir, "pids.current")),
@@ -228,7 +227,7 @@ impl Meter {
             cpu_nanos: cpu.unwrap_or(0),
             memory: used,
             memory_limit: limit.min(machine_memory),
-            network: self.network(buffer),
+            network: self.network(),
             block: block.unwrap_or_default(),
             pids: pids.unwrap_or(0),
         })
@@ -236,12 +235,12 @@ impl Meter {
 
     /// Bytes received and sent. An open file of these would keep the network alive, with its
     /// devices, after the container has ended: it is opened each time.
-    fn network(&mut self, buffer: &mut Vec<u8>) -> (u64, u64) {
+    fn network(&mut self) -> (u64, u64) {
         if !self.networked || self.skip > 0 {
             self.skip = self.skip.saturating_sub(1);
             return (0, 0);
         }
-        let counters = below(&self.process, "net/dev", buffer).and_then(parse::network);
+        let counters = below(&self.process, "net/dev").and_then(|text| parse::network(&text));
         if counters.is_none() {
             self.skip = SELDOM - 1;
         }
@@ -316,10 +315,10 @@ fn text<'a>(file: &File, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
     std::str::from_utf8(&buffer[..len]).ok()
 }
 
-/// All of a file below an open directory.
-fn below<'a>(directory: &File, name: &str, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
+/// All of a file of a process. The kernel gives such a file a page at a time, or less.
+fn below(directory: &File, name: &str) -> Option<String> {
     let file = openat(directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    text(&File::from(file), buffer)
+    std::io::read_to_string(File::from(file)).ok()
 }
 
 #[cfg(test)]
@@ -337,6 +336,13 @@ mod tests {
         assert_eq!(text(&file, &mut buffer), Some(long.as_str()), "again from the beginning");
         fs::write(dir.path().join("f"), "7\n").unwrap();
         assert_eq!(text(&file, &mut buffer).and_then(parse::number), Some(7));
+    }
+
+    #[test]
+    fn files_of_a_process_are_read_behind_their_first_page() {
+        let process = File::open("/proc/self").unwrap();
+        let text = below(&process, "smaps").unwrap();
+        assert!(text.len() > 8 << 10, "{}", text.len());
     }
 
     #[test]
