@@ -106,7 +106,12 @@ fn five_hundred_ports_cost_no_process_and_little_memory() {
     // One to begin with, so that all is loaded that ever is.
     place.sleeper("first", "-p 9000:80");
     let idle = || in_the_host(&place).into_iter().map(memory).sum::<u64>();
-    let (count, before) = (in_the_host(&place).len(), idle());
+    let wait_for_processes = |what: &str, count: usize| {
+        wait_for(what, || (in_the_host(&place).len() == count).then_some(()));
+    };
+    // The daemon, a shim, and the one that lies ready.
+    wait_for_processes("a ready-made shim", 3);
+    let before = idle();
     let last = 10_000 + PORTS - 1;
     let flags = format!("-p 10000-{last}:10000-{last}");
     place.sleeper("many", &flags);
@@ -119,12 +124,8 @@ fn five_hundred_ports_cost_no_process_and_little_memory() {
         let loopback = (std::net::Ipv6Addr::LOCALHOST, port).into();
         ask_tcp(place.host.inside(), loopback).expect("it is reached");
     }
-    let mut now = 0;
     // Its shim is one more; the ready-made one is replaced.
-    wait_for("one more process", || {
-        now = in_the_host(&place).len();
-        (now == count + 1).then_some(())
-    });
+    wait_for_processes("one more process", 4);
     let grown = idle().saturating_sub(before);
     assert!(grown < MEMORY, "{PORTS} ports take {} KB", grown >> 10);
     assert_eq!(place.ok("port many").lines().count(), 2 * usize::from(PORTS));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Namespace, Registry, Valve};
+use crate::{Namespace, Registry, Valve, wait_for};
 
 /// A machine of the test's own, as far as networks go: a namespace in which a daemon runs, and one
 /// outside of it, at the other end of a cable. Neither sees the network of the real machine.
@@ -53,7 +53,10 @@ impl Host {
             .expect("write a resolv.conf");
         let (inside, outside) = (Namespace::with_resolv_conf(&file), Namespace::new());
         let there = outside.path();
-        inside.run(&format!("ip link add up0 type veth peer name out0 netns {there}"));
+        // With one number for both ends, the kernel takes up to a second to see that they are up.
+        inside.run(&format!(
+            "ip link add up0 index 10 type veth peer name out0 index 20 netns {there}"
+        ));
         let end = |at: &Namespace, name: &str, v4: Ipv4Addr, v6: Ipv6Addr| {
             at.run(&format!("ip address add {v4}/24 dev {name}"));
             at.run(&format!("ip address add {v6}/64 dev {name} nodad"));
@@ -63,6 +66,9 @@ impl Host {
         };
         end(&inside, "up0", Self::V4, Self::V6);
         end(&outside, "out0", Self::OUTSIDE_V4, Self::OUTSIDE_V6);
+        for (at, name) in [(&inside, "up0"), (&outside, "out0")] {
+            wait_for("a link that hears its neighbours", || hears_neighbours(at, name).then_some(()));
+        }
         outside.run(&format!("ip address add {}/32 dev lo", Self::FAR_V4));
         outside.run(&format!("ip address add {}/128 dev lo nodad", Self::FAR_V6));
         inside.run(&format!("ip route add default via {}", Self::OUTSIDE_V4));
@@ -185,4 +191,11 @@ fn forget(value: &mut Value) {
         Value::Array(all) => all.iter_mut().for_each(forget),
         _ => {}
     }
+}
+
+/// Whether a link takes IPv6's solicitations: it has a route for multicast once it is up.
+fn hears_neighbours(at: &Namespace, name: &str) -> bool {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route");
+    let routes = at.inside(read).expect("read the routes");
+    routes.lines().any(|line| line.starts_with("ff00") && line.trim_end().ends_with(name))
 }

@@ -21,6 +21,9 @@ use gantry_core::networks::{Attachment, Endpoint, Network, NewNetwork};
 use gantry_core::{Context, Kind, Result};
 use gantry_grpc::gantry::engine::v1::NetworkEvent;
 use gantry_grpc::{any, convert};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use crate::{Engine, names};
 
@@ -148,28 +151,35 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` while one does, or when it is always there.
     pub async fn remove_network(&self, ctx: &Context, text: &str) -> Result<()> {
         let network = self.network_named(ctx, text).await?;
+        self.remove_left(ctx, &network).await?;
+        self.tell_of_network(ctx, Action::Destroy, &network, "");
+        Ok(())
+    }
+
+    /// Removes a network, once those have left who are about to.
+    async fn remove_left(&self, ctx: &Context, network: &Network) -> Result<()> {
         let mut waited = Duration::ZERO;
         while let Err(err) = self.parts.networks.remove(ctx, &network.id).await {
-            let wait = waited < LEAVING && self.are_leaving(ctx, &network.id).await;
-            if err.kind() != Kind::FailedPrecondition || !wait {
+            let used = err.kind() == Kind::FailedPrecondition && !network.predefined;
+            let wait = used && waited < LEAVING && self.are_leaving(ctx, &network.id).await;
+            if !wait {
                 return Err(err);
             }
             tokio::time::sleep(STEP).await;
             waited += STEP;
         }
-        self.tell_of_network(ctx, Action::Destroy, &network, "");
         Ok(())
     }
 
-    /// Whether nobody runs any more of those who are in a network: who waited for the end of a
-    /// container hears of it a moment before it has left.
+    /// Whether nobody runs any more of those who are in a network, or the last has left by now:
+    /// who waited for the end of a container hears of it a moment before it has left.
     async fn are_leaving(&self, ctx: &Context, network: &str) -> bool {
         let endpoints = self.parts.networks.endpoints(ctx, network).await.unwrap_or_default();
         let left = |endpoint: &Endpoint| {
             let live = self.live.get(&ctx.namespace, &endpoint.container);
-            live.is_none_or(|live| !live.now().runs())
+            live.is_none_or(|live| !live.now().runs() || has_ended(live.now().run()))
         };
-        !endpoints.is_empty() && endpoints.iter().all(left)
+        endpoints.iter().all(left)
     }
 
     /// Removes the networks that no container has, whether or not it runs. Answers with their
@@ -192,7 +202,7 @@ impl Engine {
             if network.predefined || used.contains(&network.id) || !filter.matches(&network) {
                 continue;
             }
-            match self.parts.networks.remove(ctx, &network.id).await {
+            match self.remove_left(ctx, &network).await {
                 Ok(()) => {
                     self.tell_of_network(ctx, Action::Destroy, &network, "");
                     self.tell_of_network(ctx, Action::Prune, &network, "");
@@ -231,6 +241,13 @@ impl Engine {
     }
 }
 
+/// Whether there is no such process any more: a shim collects its container's before it tells
+/// anybody of the end.
+fn has_ended(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid::from_raw);
+    pid.is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH))
+}
+
 #[cfg(test)]
 mod tests {
     use gantry_core::Timestamp;
@@ -257,6 +274,16 @@ mod tests {
             interface: String::new(),
             predefined: matches!(driver, Driver::Host | Driver::Null),
         }
+    }
+
+    #[test]
+    fn a_process_ends_when_it_is_collected() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        assert!(!has_ended(std::process::id()) && !has_ended(pid));
+        child.wait().unwrap();
+        assert!(has_ended(pid));
+        assert!(!has_ended(0), "none is known");
     }
 
     #[test]
