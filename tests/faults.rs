@@ -144,16 +144,16 @@ impl Life {
         let ctr = |args: &[&str]| check(self.ctr(args));
         gantry(&["pull", "-q", image])?;
         let none = ["--network", "none"];
-        let kept = [&["create", "--rm", "--name", "c2"], &none[..], &[image, "sleep", "600"]];
+        let kept = [&["create", "--rm", "--name", "x2"], &none[..], &[image, "sleep", "600"]];
         gantry(&kept.concat())?;
-        gantry(&["start", "c2"])?;
-        gantry(&["rm", "-f", "c2"])?;
-        let flags = ["--name", "c1", "-v", "/data"];
+        gantry(&["start", "x2"])?;
+        gantry(&["rm", "-f", "x2"])?;
+        let flags = ["--name", "x1", "-v", "/data"];
         gantry(&[&["run", "-d"], &flags[..], &none, &[image, "sleep", "600"]].concat())?;
-        gantry(&["exec", "c1", "true"])?;
-        gantry(&["stop", "-t", "0", "c1"])?;
-        gantry(&["start", "c1"])?;
-        gantry(&["rm", "-f", "-v", "c1"])?;
+        gantry(&["exec", "x1", "true"])?;
+        gantry(&["stop", "-t", "0", "x1"])?;
+        gantry(&["start", "x1"])?;
+        gantry(&["rm", "-f", "-v", "x1"])?;
         gantry(&[&["run", "--rm"], &none[..], &[image, "true"]].concat())?;
         self.networks()?;
         ctr(&["images", "pull", "--plain-http", image])?;
@@ -171,13 +171,13 @@ impl Life {
         for line in [
             "network create one",
             "network create two",
-            "run -d --name c3 --network one -p 8080:80 {image} sleep 600",
-            "port add c3 8081:81",
-            "network connect two c3",
-            "restart -t 0 c3",
-            "network disconnect one c3",
-            "port rm c3 8081:81",
-            "rm -f c3",
+            "run -d --name x3 --network one -p 8080:80 {image} sleep 600",
+            "port add x3 8081:81",
+            "network connect two x3",
+            "restart -t 0 x3",
+            "network disconnect one x3",
+            "port rm x3 8081:81",
+            "rm -f x3",
             "network rm one two",
         ] {
             let line = line.replace("{image}", &self.image);
@@ -198,7 +198,7 @@ impl Life {
 
     /// Takes away what a first try may have made.
     fn tidy(&self) {
-        self.daemon.gantry(&["rm", "-f", "-v", "c1", "c2", "c3"]);
+        self.daemon.gantry(&["rm", "-f", "-v", "x1", "x2", "x3"]);
         self.daemon.gantry(&["network", "rm", "one", "two"]);
         self.ctr(&["tasks", "rm", "-f", "t"]);
         self.ctr(&["containers", "rm", "t"]);
@@ -222,9 +222,9 @@ impl Life {
         self.daemon.kill();
         self.daemon.set_env(Vec::new());
         self.daemon.try_restart()?;
-        if self.daemon.gantry(&["inspect", "c2"]).code == 0 {
+        if self.daemon.gantry(&["inspect", "x2"]).code == 0 {
             // It is the same container that the second try is about.
-            let started = self.daemon.gantry(&["start", "c2"]);
+            let started = self.daemon.gantry(&["start", "x2"]);
             if started.code != 0 {
                 return Err(format!("the second start: {started:?}"));
             }

@@ -162,8 +162,8 @@ fn what_fails_for_one_is_shown_of_the_others() {
     let image = daemon.busybox();
     daemon.gantry(&["create", "--name", "web", "--network", "none", &image, "true"]).ok();
     daemon.gantry(&["volume", "create", "data"]).ok();
-    let name = daemon.gantry(&["inspect", "-f", "{{.Name}}", "none", "web", "data"]);
-    refused(&name, "No such object: none");
+    let name = daemon.gantry(&["inspect", "-f", "{{.Name}}", "missing", "web", "data"]);
+    refused(&name, "No such object: missing");
     assert_eq!(name.stdout, "/web\ndata\n");
     // Only containers have a state, only volumes have a scope.
     for (format, shown) in [("{{.State.Status}}", "created\n"), ("{{.Scope}}", "local\n")] {
@@ -171,7 +171,7 @@ fn what_fails_for_one_is_shown_of_the_others() {
         refused(&some, "template parsing error");
         assert_eq!(some.stdout, shown);
     }
-    let volumes = daemon.gantry(&["volume", "inspect", "-f", "{{.Name}}", "none", "data"]);
+    let volumes = daemon.gantry(&["volume", "inspect", "-f", "{{.Name}}", "missing", "data"]);
     refused(&volumes, "no such volume");
     assert_eq!(volumes.stdout, "data\n");
     for command in ["stop", "inspect", "start"] {

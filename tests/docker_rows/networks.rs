@@ -130,7 +130,7 @@ pub(super) const STORY: [Row; 11] = [
     row("logs --tail 20 db", Code(0)),
     row(
         "exec -it db psql -U admin -d myapp -c 'SELECT version();'",
-        Typed { prompt: "PostgreSQL 15", typed: "", shown: "row", code: 0 },
+        Typed { prompt: "PostgreSQL 15", typed: "q", shown: "row", code: 0 },
     ),
     row("stop db", Text("db")),
     row("rm db", Text("db")),

@@ -105,7 +105,7 @@ fn start(args: Args) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
-        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_keep_alive(std::time::Duration::from_secs(4))
         // Whatever happens, some worker wakes up for it.
         .on_thread_unpark(memory::forgetter().context("start the forgetter")?)
         .enable_all()

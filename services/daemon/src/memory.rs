@@ -11,7 +11,7 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(500);
 /// Ticks without work after which memory is given back. Mapping again what a run
 /// needs takes a millisecond, which runs in a row shall not pay.
-const QUIET: u32 = 4;
+const QUIET: u32 = 8;
 /// Ticks after which memory is given back although work goes on.
 const BUSY: u32 = 60;
 
