@@ -150,8 +150,8 @@ impl Engine {
         let network = self.network_named(ctx, text).await?;
         let mut waited = Duration::ZERO;
         while let Err(err) = self.parts.networks.remove(ctx, &network.id).await {
-            let wait = waited < LEAVING && self.are_leaving(ctx, &network.id).await;
-            if err.kind() != Kind::FailedPrecondition || !wait {
+            let final_word = network.predefined || err.kind() != Kind::FailedPrecondition;
+            if final_word || waited >= LEAVING || !self.are_leaving(ctx, &network.id).await {
                 return Err(err);
             }
             tokio::time::sleep(STEP).await;
@@ -162,14 +162,14 @@ impl Engine {
     }
 
     /// Whether nobody runs any more of those who are in a network: who waited for the end of a
-    /// container hears of it a moment before it has left.
+    /// container hears of it a moment before it has left. Who is just leaving is not among them.
     async fn are_leaving(&self, ctx: &Context, network: &str) -> bool {
         let endpoints = self.parts.networks.endpoints(ctx, network).await.unwrap_or_default();
         let left = |endpoint: &Endpoint| {
             let live = self.live.get(&ctx.namespace, &endpoint.container);
             live.is_none_or(|live| !live.now().runs())
         };
-        !endpoints.is_empty() && endpoints.iter().all(left)
+        endpoints.iter().all(left)
     }
 
     /// Removes the networks that no container has, whether or not it runs. Answers with their
