@@ -13,13 +13,12 @@ use gantry_grpc::gantry::engine::v1::{
     SubscribeRequest, WatchContainersRequest, subscribe_request::Since,
 };
 use gantry_grpc::status::from_wire;
-use gantry_tests::Daemon;
-use hyper_util::rt::TokioIo;
+use gantry_tests::{Daemon, endpoint};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 const REPLICAS: usize = 3;
@@ -27,12 +26,7 @@ const REPLICAS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn connect(address: &Path) -> Result<Channel, tonic::transport::Error> {
-    let address = address.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let address = address.clone();
-        async move { tokio::net::UnixStream::connect(address).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://gantryd").connect_with_connector(connector).await
+    endpoint(address).connect().await
 }
 
 async fn client(daemon: &Daemon) -> ContainersClient<Channel> {

@@ -298,6 +298,26 @@ fn what_goes_with_its_end_and_never_ran_is_undone() {
 }
 
 #[test]
+fn a_removal_that_was_cut_behind_its_kill_is_finished() {
+    let mut life = Life::new();
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let point = "ask a shim to kill, after";
+    life.daemon.set_env(vec![set("GANTRY_FAULT", point), set("GANTRY_FAULT_PASS", "1")]);
+    life.daemon.try_restart().expect("the daemon starts");
+    let image = life.image.as_str();
+    life.daemon.gantry(&["pull", "-q", image]).ok();
+    let line = ["--restart", "always", "-v", "/data", "--network", "none", image, "sleep", "600"];
+    life.daemon.gantry(&[&["run", "-d", "--name", "cut"], &line[..]].concat()).ok();
+    assert_ne!(life.daemon.gantry(&["rm", "-f", "-v", "cut"]).code, 0, "the daemon dies");
+    life.daemon.kill();
+    life.daemon.set_env(Vec::new());
+    life.daemon.try_restart().expect("the daemon starts again");
+    assert_eq!(life.daemon.gantry(&["ps", "-a", "-q"]).ok().text(), "");
+    assert_eq!(life.daemon.gantry(&["volume", "ls", "-q"]).ok().text(), "");
+    life.daemon.assert_nothing_left();
+}
+
+#[test]
 #[expect(clippy::print_stdout, reason = "how much was swept is a figure of interest")]
 fn the_second_try_succeeds_wherever_the_daemon_dies() {
     let points = record();

@@ -13,10 +13,9 @@ use gantry_grpc::gantry::engine::v1::subscribe_request::Since;
 use gantry_grpc::gantry::engine::v1::{
     ContainerAction as Action, HealthStatus, SubscribeRequest, WatchContainersRequest,
 };
-use gantry_tests::{Daemon, Output, Registry, image, run, wait_for};
-use hyper_util::rt::TokioIo;
+use gantry_tests::{Daemon, Output, Registry, endpoint, image, run, wait_for};
 use serde_json::{Value, json};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Answers on a port of the container's loopback: HTTP or gRPC, badly while /sick is there.
 const SERVER: &str = r#"
@@ -449,13 +448,7 @@ fn who_is_paused_is_left_alone() {
 }
 
 async fn connect(daemon: &Daemon) -> Channel {
-    let address = daemon.address();
-    let connector = tower::service_fn(move |_| {
-        let address = address.clone();
-        async move { tokio::net::UnixStream::connect(address).await.map(TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://gantryd").connect_with_connector(connector).await;
-    channel.expect("the daemon serves")
+    endpoint(&daemon.address()).connect().await.expect("the daemon serves")
 }
 
 #[tokio::test]

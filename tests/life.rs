@@ -1,6 +1,6 @@
 //! The life of containers: restart policies, pause, names, updates, and who they wait for.
 
-use gantry_tests::{Daemon, Output, leftovers, start, wait_for};
+use gantry_tests::{Daemon, Output, Owned, leftovers, start, wait_for};
 use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -235,6 +235,48 @@ fn restart_is_a_stop_and_a_start() {
     daemon.assert_nothing_left();
 }
 
+/// Has a container restarted that does not end when it is asked to, and waits until it was.
+fn restart_of_deaf(daemon: &Daemon, name: &str, policy: &str) -> Owned {
+    let deaf = "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done";
+    detached(daemon, &["--name", name, "--restart", policy], &["sh", "-c", deaf]);
+    wait_until_up(daemon, name);
+    let mut restart = daemon.gantry_command(&["restart", "-t", "60", name]);
+    let restart = start(restart.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+    wait_for("its signal", || {
+        daemon.gantry(&["logs", name]).stdout.contains("asked").then_some(())
+    });
+    restart
+}
+
+#[test]
+fn what_was_asked_for_last_counts_while_it_is_restarted() {
+    let daemon = Daemon::start();
+    let patience = Duration::from_secs(20);
+    for (name, policy, end) in [
+        ("s", "no", &["stop", "-t", "0", "s"][..]),
+        ("a", "always", &["stop", "-t", "0", "a"]),
+        ("k", "always", &["kill", "k"]),
+    ] {
+        let mut restart = restart_of_deaf(&daemon, name, policy);
+        daemon.gantry(end).ok();
+        assert_eq!(restart.wait_within(patience), Some(0), "{end:?}");
+        assert_eq!(asked(&daemon, "{{.State.Status}} {{.State.ExitCode}}", name), "exited 137");
+    }
+    let mut restart = restart_of_deaf(&daemon, "r", "always");
+    daemon.gantry(&["rm", "-f", "r"]).ok();
+    assert!(restart.wait_within(patience).is_some());
+    assert_eq!(daemon.gantry(&["inspect", "r"]).code, 1);
+    // Of two that want the same, one has to do it.
+    let mut restart = restart_of_deaf(&daemon, "t", "no");
+    let pid = asked(&daemon, "{{.State.Pid}}", "t");
+    daemon.gantry(&["restart", "-t", "0", "t"]).ok();
+    assert_eq!(restart.wait_within(patience), Some(0));
+    assert_eq!(status(&daemon, "t"), "running");
+    assert_ne!(asked(&daemon, "{{.State.Pid}}", "t"), pid);
+    daemon.gantry(&["rm", "-f", "s", "a", "k", "t"]).ok();
+    daemon.assert_nothing_left();
+}
+
 #[test]
 fn start_can_join_what_it_starts() {
     let daemon = Daemon::start();
@@ -340,4 +382,23 @@ fn processes_are_shown() {
     let own = daemon.gantry(&["top", "c", "-o", "pid,args"]).ok();
     assert!(own.lines()[0].contains("PID") && own.stdout.contains("sleep 321"), "{}", own.stdout);
     refused(&daemon.gantry(&["top", "c", "-o", "args"]), 1, "PID");
+}
+
+#[test]
+fn a_container_that_can_not_be_made_leaves_nothing() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let line = ["run", "--rm", "--network", "none", &image, "true"];
+    daemon.gantry(&line).ok();
+    daemon.assert_nothing_left();
+    let snapshots = daemon.root().join("io.containerd.snapshotter.v1.overlayfs/snapshots");
+    let aside = snapshots.with_file_name("aside");
+    fs::rename(&snapshots, &aside).expect("no file system can be made");
+    // Its shim is there by then.
+    assert_ne!(daemon.gantry(&line).code, 0);
+    assert_eq!(daemon.gantry(&["ps", "-a", "-q"]).ok().text(), "");
+    daemon.assert_nothing_left();
+    fs::rename(&aside, &snapshots).expect("it can again");
+    daemon.gantry(&line).ok();
+    daemon.assert_nothing_left();
 }

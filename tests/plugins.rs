@@ -7,11 +7,10 @@ use gantry_core::Namespace;
 use gantry_grpc::containerd::services::mounts::v1 as mounts;
 use gantry_grpc::containerd::types::Mount;
 use gantry_grpc::context::Headers;
-use gantry_tests::{Daemon, Options, Output, Registry, run, wait_for};
-use hyper_util::rt::TokioIo;
+use gantry_tests::{Daemon, Options, Output, Registry, endpoint, run, wait_for};
 use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use mounts::mounts_client::MountsClient;
 
@@ -102,12 +101,7 @@ fn a_clashing_plugin_is_refused_at_start() {
 type Client = MountsClient<InterceptedService<Channel, Headers>>;
 
 fn client(daemon: &Daemon) -> Client {
-    let path = daemon.address();
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://gantryd").connect_with_connector_lazy(connector);
+    let channel = endpoint(&daemon.address()).connect_lazy();
     let namespace = Namespace::new(daemon.name()).expect("a namespace");
     MountsClient::new(InterceptedService::new(channel, Headers::new(&namespace)))
 }

@@ -145,6 +145,36 @@ fn a_daemon_starts_beside_a_stuck_shim() {
     daemon.assert_nothing_left();
 }
 
+#[test]
+fn what_a_stuck_shim_could_not_tell_is_told_when_it_goes_on() {
+    let mut daemon = Daemon::start();
+    detached(&daemon, "paused", &SLEEP);
+    daemon.gantry(&["pause", "paused"]).ok();
+    let trap = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
+    detached(&daemon, "ended", &["sh", "-c", trap]);
+    detached(&daemon, "good", &SLEEP);
+    wait_for_word(&daemon, "ended", "up");
+    let ended = asked(&daemon, "{{.State.Pid}}", "ended").parse().expect("a process");
+    let shims = ["paused", "ended"].map(|name| Stopped::new(shim_of(&daemon, name)));
+    daemon.kill();
+    kill(Pid::from_raw(ended), Signal::SIGTERM).expect("it runs");
+    daemon.restart();
+    // As far as anybody knows.
+    for name in ["paused", "ended"] {
+        assert_eq!(asked(&daemon, "{{.State.Status}}", name), "running");
+    }
+    soon(&daemon, &["exec", "good", "true"]).ok();
+    drop(shims);
+    wait_for("what is paused", || {
+        (asked(&daemon, "{{.State.Status}}", "paused") == "paused").then_some(())
+    });
+    assert_eq!(soon(&daemon, &["wait", "ended"]).ok().text(), "7");
+    soon(&daemon, &["unpause", "paused"]).ok();
+    soon(&daemon, &["exec", "paused", "true"]).ok();
+    daemon.gantry(&["rm", "-f", "paused", "ended", "good"]).ok();
+    daemon.assert_nothing_left();
+}
+
 /// Freezes a container behind the daemon's back.
 fn freeze(daemon: &Daemon, id: &str) {
     let all = leftovers::cgroups(&daemon.cgroup());

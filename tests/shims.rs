@@ -17,15 +17,16 @@ use gantry_grpc::containerd::services::tasks::v1 as tasks;
 use gantry_grpc::containerd::services::tasks::v1::tasks_client::TasksClient;
 use gantry_grpc::containerd::types::{Mount, RuntimeInfo, RuntimeRequest, Sandbox};
 use gantry_grpc::context::Headers;
-use gantry_tests::{Containerd, Daemon, Options, Output, Registry, Terminal, leftovers, wait_for};
-use hyper_util::rt::TokioIo;
+use gantry_tests::{
+    Containerd, Daemon, Options, Output, Registry, Terminal, endpoint, leftovers, wait_for,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost_types::Any;
 use serde_json::json;
 use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Debian's shim of containerd, which executes runc.
 const RUNC_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
@@ -221,12 +222,7 @@ pub(crate) type Service = InterceptedService<Channel, Headers>;
 
 /// A client of a containerd socket, ours or theirs.
 pub(crate) async fn connect(address: PathBuf, namespace: &str) -> Service {
-    let connector = tower::service_fn(move |_| {
-        let address = address.clone();
-        async move { tokio::net::UnixStream::connect(address).await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://daemon");
-    let channel = endpoint.connect_with_connector(connector).await.expect("connect");
+    let channel = endpoint(&address).connect().await.expect("connect");
     InterceptedService::new(channel, Headers::new(&Namespace::new(namespace).expect("a name")))
 }
 

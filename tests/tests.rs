@@ -11,6 +11,7 @@ mod ctr;
 mod cves;
 mod docker;
 mod docker_rows;
+mod events;
 mod faults;
 mod flags;
 mod full;

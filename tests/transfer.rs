@@ -8,13 +8,12 @@ use gantry_grpc::containerd::services::transfer::v1::transfer_client::TransferCl
 use gantry_grpc::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 use gantry_grpc::containerd::types::transfer as types;
 use gantry_grpc::context::Headers;
-use gantry_tests::{CREDENTIALS, Daemon, Options, Registry, run};
-use hyper_util::rt::TokioIo;
+use gantry_tests::{CREDENTIALS, Daemon, Options, Registry, endpoint, run};
 use prost_types::Any;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 type Service = InterceptedService<Channel, Headers>;
@@ -25,13 +24,7 @@ struct Client {
 
 impl Client {
     async fn connect(daemon: &Daemon, namespace: &str) -> Self {
-        let address = daemon.address();
-        let connector = tower::service_fn(move |_| {
-            let address = address.clone();
-            async move { tokio::net::UnixStream::connect(address).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://gantryd");
-        let channel = endpoint.connect_with_connector(connector).await.expect("connect");
+        let channel = endpoint(&daemon.address()).connect().await.expect("connect");
         let namespace = Namespace::new(namespace).expect("a name");
         Self { service: InterceptedService::new(channel, Headers::new(&namespace)) }
     }

@@ -18,7 +18,7 @@ use crate::commands::{
 use crate::connect::{Address, Target};
 use crate::contexts::{Choice, Wishes};
 use crate::exit::Outcome;
-use crate::printer::{self, Printer};
+use crate::printer::Printer;
 use crate::{complete, groups, switches};
 
 /// Where the daemon listens unless one says otherwise.
@@ -310,9 +310,7 @@ fn told(error: clap::Error, line: &[OsString]) -> clap::Error {
     {
         return named;
     }
-    let again = |definition: clap::Command| {
-        definition.color(printer::color_choice()).try_get_matches_from(line).err()
-    };
+    let again = |definition: clap::Command| definition.try_get_matches_from(line).err();
     // Help does not show that switches have values. This finds none in a line
     // where one has.
     let help = if error.use_stderr() { None } else { again(definition()) };

@@ -74,9 +74,9 @@ pub(crate) fn finish(printer: &Printer, outcome: Outcome) -> ExitCode {
 
 /// Prints what clap has to say: help on standard output, errors on standard
 /// error with Docker's exit code for them.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(printer: &Printer, error: &clap::Error) -> ExitCode {
     // A reader that went away needs no help.
-    let _ = error.print();
+    let _ = printer.usage(error);
     ExitCode::from(of_usage(error))
 }
 

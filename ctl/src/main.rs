@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     session::terminal::restore_on_panic();
     let cli = match cli::parse() {
         Ok(cli) => cli,
-        Err(usage) => return exit::usage(&usage),
+        Err(usage) => return exit::usage(&printer, &usage),
     };
     exit::finish(&printer, cli.execute(&printer))
 }

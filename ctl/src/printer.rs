@@ -62,6 +62,19 @@ impl Printer {
         written(write_all(io::stderr().lock(), data))
     }
 
+    /// Prints help as data, and what is wrong with a command line to standard error. By clap's own
+    /// rule there would be colours elsewhere than on terminals, and on those where `CI` is set.
+    ///
+    /// # Errors
+    /// [`Closed`], or that it could not be written.
+    pub(crate) fn usage(&self, error: &clap::Error) -> anyhow::Result<()> {
+        let (text, to_error) = (error.render(), error.use_stderr());
+        let colored =
+            if to_error { self.colored } else { io::stdout().is_terminal() && wants_colors() };
+        let text = if colored { text.ansi().to_string() } else { text.to_string() };
+        if to_error { self.error_data(text.as_bytes()) } else { self.data(text.as_bytes()) }
+    }
+
     /// Tells something beside the data. That it could not be told is no failure.
     pub(crate) fn note(&self, text: impl fmt::Display) {
         // In one write, so that lines of several processes don't mix.
@@ -88,12 +101,6 @@ impl Printer {
     fn head(&self, color: &str, head: &str) -> String {
         if self.colored { format!("\x1b[1;{color}m{head}:\x1b[0m") } else { format!("{head}:") }
     }
-}
-
-/// Colours of what clap prints, by the same rule: it would make exceptions of its own, such as
-/// for every terminal where `CI` is set.
-pub(crate) fn color_choice() -> clap::ColorChoice {
-    if wants_colors() { clap::ColorChoice::Auto } else { clap::ColorChoice::Never }
 }
 
 /// Whether whoever started this process wants colours on terminals.

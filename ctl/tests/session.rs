@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -163,6 +164,26 @@ fn three_interrupts_end_the_client() {
     }
     signal(&child, Signal::SIGINT);
     assert_eq!(child.wait().expect("wait").code(), Some(130));
+}
+
+#[test]
+fn one_signal_ends_who_waits_for_a_start() {
+    let fake = Fake::start();
+    let mut child = piped(&fake, &["run", "-i", "--attach=stdin", "slow"]);
+    // It is told as soon as there is a container.
+    let mut id = [0; 64];
+    child.stdout.as_mut().expect("piped").read_exact(&mut id).expect("read");
+    assert_eq!(text(&id), fake::id());
+    signal(&child, Signal::SIGTERM);
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(ended) = child.try_wait().expect("wait") {
+            break ended;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert_eq!(ended.signal(), Some(Signal::SIGTERM as i32));
 }
 
 #[test]

@@ -119,6 +119,8 @@ struct Forwarder {
 
 impl Forwarder {
     async fn run(mut self) {
+        // Before there is an event: nobody waits for anything yet.
+        self.connect().await;
         loop {
             let Some(envelope) = self.events.first() else {
                 self.events.0.added.notified().await;
@@ -133,11 +135,19 @@ impl Forwarder {
         }
     }
 
-    /// Whether the event is dealt with.
-    async fn forward(&mut self, envelope: &Envelope) -> bool {
+    /// Connects to the daemon, unless it is connected. Whether it is then.
+    async fn connect(&mut self) -> bool {
         if self.client.as_ref().is_none_or(|client| client.connection().is_closed()) {
             let Ok(stream) = UnixStream::connect(&self.address).await else { return false };
             self.client = Some(EventsClient::new(Client::new(stream)));
+        }
+        true
+    }
+
+    /// Whether the event is dealt with.
+    async fn forward(&mut self, envelope: &Envelope) -> bool {
+        if !self.connect().await {
+            return false;
         }
         let Some(client) = &self.client else { return false };
         let request = ForwardRequest { envelope: Some(envelope.clone()) };

@@ -48,20 +48,27 @@ fn path(bundle: &Path, exec_id: &str) -> PathBuf {
     })
 }
 
+/// Makes the place for exits.
+///
+/// # Errors
+/// The bundle cannot be written.
+pub fn prepare(bundle: &Path) -> Result<(), Error> {
+    let dir = bundle.join("exits");
+    match fs::create_dir(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error::io(format!("make {}", dir.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Stores an exit, whole or not at all.
 ///
 /// # Errors
 /// The bundle cannot be written.
 pub fn write(bundle: &Path, exec_id: &str, record: &Record) -> Result<(), Error> {
+    prepare(bundle)?;
     let path = path(bundle, exec_id);
-    if let Some(dir) = path.parent() {
-        match fs::create_dir(dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error::io(format!("make {}", dir.display()), e));
-            }
-            _ => {}
-        }
-    }
     // A record of four numbers always has a JSON form.
     write_atomically(&path, &serde_json::to_vec(record).unwrap_or_default())
 }
@@ -85,6 +92,7 @@ mod tests {
     fn records_survive() {
         let dir = tempfile::tempdir().unwrap();
         let exit = Exit { status: 137, at: Duration::new(5, 6) };
+        prepare(dir.path()).unwrap();
         for (n, id) in ["", "init", "e1"].into_iter().enumerate() {
             write(dir.path(), id, &Record::new(n as i32, exit)).unwrap();
         }

@@ -10,7 +10,7 @@ use gantry_grpc::MAX_MESSAGE;
 use gantry_grpc::containerd::services::images::v1::ListImagesRequest;
 use gantry_grpc::containerd::services::images::v1::images_client::ImagesClient;
 use gantry_grpc::context::Headers;
-use gantry_tests::{Containerd, Daemon, Options, image, run_within};
+use gantry_tests::{Containerd, Daemon, Options, endpoint, image, run_within};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -64,10 +64,8 @@ pub(crate) fn measure(report: &mut Report) {
 fn calls(address: &Path) -> Vec<f64> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let endpoint = format!("unix:{}", address.display());
-        let endpoint = tonic::transport::Endpoint::from_shared(endpoint).expect("an address");
         let headers = Headers::new(&Namespace::new("default").expect("a name"));
-        let channel = endpoint.connect().await.expect("it serves");
+        let channel = endpoint(address).connect().await.expect("it serves");
         let client = ImagesClient::with_interceptor(channel, headers);
         let mut client = client.max_decoding_message_size(MAX_MESSAGE);
         let mut times = Vec::new();

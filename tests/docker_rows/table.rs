@@ -268,7 +268,7 @@ pub(super) const MEMORY: Differs = Differs::Fields {
     why: "limits of the kernel's memory went with Docker 23",
 };
 
-const INSPECT: [Row; 22] = [
+const INSPECT: [Row; 23] = [
     row("inspect web", Fields).but(MEMORY),
     row("inspect -s db", Fields).but(MEMORY),
     row("inspect no", Fields).but(MEMORY),
@@ -284,8 +284,13 @@ const INSPECT: [Row; 22] = [
     row("inspect --format '{{.NetworkSettings.IPAddress}}' web", Text("")),
     row("inspect --format '{{json .HostConfig.PortBindings}}' web", Json),
     row("inspect --format '{{json .Config.Env}}' web", Json),
-    // Docker's client gives the variables of a command line in any order.
     row("inspect --format '{{range .Config.Env}}{{println .}}{{end}}' db", Lines),
+    row(
+        "inspect --format \
+         '{{index .Config.Env 0}} {{index .Config.Env 1}} {{index .Config.Env 2}}' db",
+        Text("POSTGRES_USER=admin POSTGRES_PASSWORD=secret POSTGRES_DB=myapp"),
+    )
+    .but(Differs::Instead(Says(&["POSTGRES_"]), "its client gives variables in any order")),
     row("inspect --format '{{json .Config.Cmd}}' web", Json),
     row("inspect --format '{{json .HostConfig.Binds}}' db", Json),
     row("inspect --format '{{json .Config.Volumes}}' db", Json),

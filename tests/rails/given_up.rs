@@ -239,6 +239,25 @@ fn volumes_are_whole_or_not_there() {
 }
 
 #[test]
+fn one_ctrl_c_is_enough_when_a_shim_hangs() {
+    let daemon = Daemon::start();
+    detached(&daemon, "c", &SLEEP);
+    for line in [&["exec", "c", "touch", "/ran"][..], &["exec", "-d", "c", "touch", "/ran"]] {
+        let shim = super::Stopped::new(super::shim_of(&daemon, "c"));
+        let mut waiting = start(&mut client(&daemon, line));
+        let execs = || asked(&daemon, "{{json .ExecIDs}}", "c");
+        wait_for("the exec to be asked for", || execs().contains('"').then_some(()));
+        interrupt(&mut waiting);
+        wait_for("the daemon to see it", || (clients(&daemon) == 0).then_some(()));
+        drop(shim);
+        wait_for("it to be taken back", || (!execs().contains('"')).then_some(()));
+        soon(&daemon, &["exec", "c", "test", "!", "-e", "/ran"]).ok();
+    }
+    daemon.gantry(&["rm", "-f", "c"]).ok();
+    daemon.assert_nothing_left();
+}
+
+#[test]
 fn one_ctrl_c_is_enough_when_the_daemon_hangs() {
     let daemon = Daemon::start();
     let stopped = super::Stopped::new(Pid::from_raw(daemon.pid() as i32));

@@ -114,6 +114,34 @@ fn contexts_name_daemons() {
     assert_eq!(user.gantry(&["context", "show"]).ok().text(), "default");
 }
 
+#[test]
+fn damage_to_what_says_which_context_is_in_use() {
+    let daemon = Daemon::start();
+    let user = User::new(&daemon);
+    let socket = daemon.address().display().to_string();
+    user.gantry(&["context", "create", "near", "--host", &format!("unix://{socket}")]).ok();
+    user.gantry(&["context", "use", "near"]).ok();
+    let config = user.dir.path().join("config/config.json");
+    fs::write(&config, "{\"currentContext\": \"ne").expect("write");
+    let told = user.gantry(&["ps"]).exits(1).stderr;
+    assert!(told.contains(&format!("{} is damaged", config.display())), "{told}");
+    assert!(told.contains("`gantry context use default`"), "{told}");
+    for named in [["--address", socket.as_str()], ["--context", "near"]] {
+        user.gantry(&[&named[..], &["ps"]].concat()).ok();
+    }
+    run(user.command(&["ps"]).env("GANTRY_ADDRESS", &socket)).ok();
+    let used = user.gantry(&["context", "use", "near"]).ok();
+    let kept = user.dir.path().join("config/config.json.damaged.1");
+    assert!(used.stderr.contains(&kept.display().to_string()), "{}", used.stderr);
+    assert_eq!(fs::read_to_string(&kept).expect("read"), "{\"currentContext\": \"ne");
+    user.gantry(&["ps"]).ok();
+    fs::remove_dir_all(user.dir.path().join("config/contexts/near")).expect("remove");
+    let told = user.gantry(&["ps"]).exits(1).stderr;
+    assert!(told.contains("context not found") && told.contains("config.json names"), "{told}");
+    user.gantry(&["context", "use", "default"]).ok();
+    assert_eq!(user.gantry(&["context", "show"]).ok().text(), "default");
+}
+
 /// No sshd is here: a program of that name on PATH is what `gantry` executes.
 #[test]
 fn a_daemon_behind_ssh() {

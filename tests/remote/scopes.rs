@@ -151,6 +151,40 @@ fn a_socket_by_label_has_its_own_containers_alone() {
 }
 
 #[test]
+fn a_socket_by_label_tells_nothing_of_other_containers() {
+    let limited = Limited::start("{ label = \"ci=true\" }");
+    let image = limited.daemon.busybox();
+    limited.sleeper("others", &[]);
+    limited.sleeper("own", &["--label", "ci=true"]);
+    let id = |name: &str| {
+        let said = limited.daemon.gantry(&["inspect", "-f", "{{.Id}}", name]).ok();
+        said.text().to_owned()
+    };
+    let others = id("others");
+    for line in [
+        &["create", "--name", "others", &image, "true"][..],
+        &["run", "--name", "others", &image, "true"],
+        &["rename", "own", "others"],
+    ] {
+        let out = limited.gantry(line);
+        assert_ne!(out.code, 0, "{line:?}");
+        let said = out.stderr;
+        assert!(said.contains("\"/others\" is already in use"), "{said}");
+        assert!(!said.contains(&others[..12]), "{said}");
+    }
+    let out = limited.gantry(&["create", "--name", "own", &image, "true"]).exits(1);
+    assert!(out.stderr.contains(&id("own")), "{}", out.stderr);
+    // Other columns under the title of the process' ID would show processes of the host.
+    for format in ["uid=,pid,args", "lstart,uid,gid,ppid,pid,args"] {
+        limited.refused(&["top", "own", "-eo", format]);
+    }
+    for options in [&["-eo", "pid,args"][..], &["aux"], &[]] {
+        let shown = limited.gantry(&[&["top", "own"][..], options].concat()).ok();
+        assert!(shown.stdout.contains("sleep 600"), "{options:?}: {}", shown.stdout);
+    }
+}
+
+#[test]
 fn a_socket_by_label_does_not_lead_to_the_host() {
     let limited = Limited::start("{ label = \"ci=true\" }");
     let image = limited.daemon.busybox();

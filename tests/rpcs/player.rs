@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use gantry_tests::endpoint;
 use prost::Message;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 const FACTS: &str = include_str!("../wire/containerd.tsv");
@@ -101,12 +101,7 @@ pub(super) struct Player {
 
 impl Player {
     pub(super) async fn connect(address: PathBuf, namespace: &str) -> Self {
-        let connector = tower::service_fn(move |_| {
-            let address = address.clone();
-            async move { tokio::net::UnixStream::connect(address).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = endpoint.connect_with_connector(connector).await.expect("connect");
+        let channel = endpoint(&address).connect().await.expect("connect");
         Self { channel, namespace: namespace.into(), paths: paths(), seen: Seen::new() }
     }
 

@@ -130,7 +130,10 @@ struct Use {
 
 impl Use {
     fn execute(self, context: Context<'_>, contexts: &Contexts) -> Outcome {
-        contexts.set_current(&self.name)?;
+        if let Some(kept) = contexts.set_current(&self.name)? {
+            let kept = kept.display();
+            context.printer.warning(format_args!("a damaged config.json is kept as {kept}"));
+        }
         context.printer.line(&self.name)?;
         context.printer.note(format_args!("Current context is now \"{}\"", self.name));
         warn(context, Choice::overriding(cli::variable));

@@ -27,8 +27,12 @@ const ATTRIBUTES: [(&str, &str); 3] =
     [("exitCode", "exit_code"), ("execID", "exec_id"), ("oldName", "old_name")];
 /// The same of networks.
 const OF_NETWORKS: [(&str, &str); 2] = [("container", "container_id"), ("type", "driver")];
+/// The same of volumes.
+const OF_VOLUMES: [(&str, &str); 1] = [("read/write", "read_write")];
+/// Where events of images are Docker's, and not of their names' records.
+const OF_IMAGES: &str = "/gantry/images/";
 /// Docker's words for what happens to containers, and ours.
-const ACTIONS: [(&str, &str); 17] = [
+const ACTIONS: [(&str, &str); 24] = [
     ("create", "created"),
     ("start", "started"),
     ("die", "died"),
@@ -38,9 +42,16 @@ const ACTIONS: [(&str, &str); 17] = [
     ("stop", "stopped"),
     ("restart", "restarted"),
     ("attach", "attached"),
+    ("detach", "detached"),
+    ("resize", "resized"),
     (EXEC_CREATE, "exec_created"),
     (EXEC_START, "exec_started"),
     ("exec_die", "exec_died"),
+    ("exec_detach", "exec_detached"),
+    ("export", "exported"),
+    ("archive-path", "copied_from"),
+    ("extract-to-dir", "copied_to"),
+    ("prune", "pruned"),
     ("update", "updated"),
     ("rename", "renamed"),
     ("destroy", "removed"),
@@ -147,7 +158,11 @@ impl Filter {
             kinds => kinds.to_vec(),
         };
         let each = kinds.iter().flat_map(|kind| {
-            let kind = format!("kind=={}", quoted(kind));
+            let mut narrowed = format!("kind=={}", quoted(kind));
+            if kind == "image" {
+                narrowed.push_str(&format!(",topic~={}", beginning(OF_IMAGES)));
+            }
+            let kind = narrowed;
             match self.of("event") {
                 [] => vec![kind],
                 actions => {
@@ -255,10 +270,23 @@ impl Message {
                 }
             }
             "image" => {
-                message.id = familiar(&message.id).to_owned();
-                attributes.insert("name".to_owned(), message.id.clone());
+                let name = attributes.remove("name").unwrap_or_default();
+                let name = familiar(&name);
+                let named = match message.action.as_str() {
+                    // Docker tells of what was asked for.
+                    "pull" => {
+                        message.id = name.to_owned();
+                        repository(name).to_owned()
+                    }
+                    "delete" => message.id.clone(),
+                    _ => name.to_owned(),
+                };
+                if !named.is_empty() {
+                    attributes.insert("name".to_owned(), named);
+                }
             }
             "network" => rename(&mut attributes, &OF_NETWORKS),
+            "volume" => rename(&mut attributes, &OF_VOLUMES),
             _ => {}
         }
         message.attributes = attributes;
@@ -401,14 +429,28 @@ mod tests {
         let line = "container die 4c01db0b339c (env=prod, exitCode=7, \
                     image=localhost:5000/nginx:1.27, name=web)\n";
         assert_eq!(died().line(), format!("{} {line}", at(1_700_000_000, 120)));
-        let image = Message::of(api::Event {
-            kind: "image".to_owned(),
-            action: "create".to_owned(),
-            id: "docker.io/library/busybox:latest".to_owned(),
+        for (action, name, line) in [
+            ("pull", "docker.io/library/a:1", "pull a:1 (name=a)\n"),
+            ("untag", "localhost:5000/a:1", "untag sha256:0a (name=localhost:5000/a:1)\n"),
+            ("delete", "", "delete sha256:0a (name=sha256:0a)\n"),
+        ] {
+            let image = Message::of(api::Event {
+                kind: "image".to_owned(),
+                action: action.to_owned(),
+                id: "sha256:0a".to_owned(),
+                attributes: [("name".to_owned(), name.to_owned())].into(),
+                ..Default::default()
+            });
+            assert_eq!(image.line(), format!("{} image {line}", at(0, 0)));
+        }
+        let volume = Message::of(api::Event {
+            kind: "volume".to_owned(),
+            action: "mount".to_owned(),
+            id: "data".to_owned(),
+            attributes: [("read_write".to_owned(), "true".to_owned())].into(),
             ..Default::default()
         });
-        let line = "image create busybox:latest (name=busybox:latest)\n";
-        assert_eq!(image.line(), format!("{} {line}", at(0, 0)));
+        assert_eq!(volume.line(), format!("{} volume mount data (read/write=true)\n", at(0, 0)));
         let attributes = [("name", "app-net"), ("driver", "bridge"), ("container_id", "4c01")];
         let network = Message::of(api::Event {
             kind: "network".to_owned(),
@@ -468,6 +510,17 @@ mod tests {
         assert!(filter(&["event=exec_create"]).wants(&created));
         assert!(filter(&["event=exec_create: sh -c ls"]).wants(&created));
         assert!(!filter(&["event=exec_start"]).wants(&created));
+        for (ours, dockers) in [
+            ("exported", "export"),
+            ("copied_from", "archive-path"),
+            ("copied_to", "extract-to-dir"),
+            ("exec_detached", "exec_detach"),
+            ("top", "top"),
+        ] {
+            let (kind, action) = ("container".to_owned(), ours.to_owned());
+            let message = Message::of(api::Event { kind, action, ..Default::default() });
+            assert!(filter(&[&format!("event={dockers}")]).wants(&message), "{message:?}");
+        }
         for bad in ["nope=1", "event"] {
             assert!(Filter::parse(&[bad.to_owned()]).is_err(), "{bad}");
         }
@@ -481,6 +534,10 @@ mod tests {
         let some = filter(&["type=container", "event=die"]).narrowed();
         let kind = r#"kind=="container",action~="#;
         assert_eq!(some, [format!("{kind}\"^die\""), format!("{kind}\"^died\"")]);
+        let images = filter(&["type=image"]).narrowed();
+        let topic = r#"topic~="^\\/gantry\\/images\\/""#;
+        assert_eq!(images, [format!("kind==\"image\",{topic}")]);
+        gantry_core::filter::Filters::parse(&images).unwrap();
         let health = filter(&["type=container", "event=health_status"]).narrowed();
         assert!(health.contains(&format!("{kind}\"^healthy\"")), "{health:?}");
         assert!(health.contains(&format!("{kind}\"^unhealthy\"")), "{health:?}");

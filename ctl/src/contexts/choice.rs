@@ -112,7 +112,14 @@ impl Choice {
         lookup: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Target> {
         let target = match self {
-            Self::Context(name) => Contexts::of(&lookup)?.target(&name)?,
+            Self::Context(name) => {
+                let contexts = Contexts::of(&lookup)?;
+                let named = lookup(CONTEXT).is_some_and(|name| !name.is_empty());
+                match wishes.context {
+                    None if !named => contexts.target_in_use(&name)?,
+                    _ => contexts.target(&name)?,
+                }
+            }
             Self::Address(address @ Address::Tcp(_)) => {
                 let given = lookup(CERTIFICATES).filter(|path| !path.is_empty());
                 let usual = |name: &str| match &given {
@@ -144,6 +151,7 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
 
     use super::*;
 
@@ -213,6 +221,31 @@ mod tests {
         let nobody = Choice::of(none, |_| None).unwrap();
         assert_eq!(nobody.name(), DEFAULT);
         assert_eq!(nobody, Choice::of(default, |_| None).unwrap());
+    }
+
+    #[test]
+    fn a_damaged_configuration_is_in_nobodys_way_who_names_the_daemon() {
+        let hosts = ["ssh://flag".to_owned()];
+        let flag = Wishes { hosts: &hosts, ..Wishes::default() };
+        let context = Wishes { context: Some("used"), ..Wishes::default() };
+        let default = Wishes { context: Some("default"), ..Wishes::default() };
+        let none = Wishes::default();
+        for variables in [&[("GANTRY_ADDRESS", "/address")][..], &[]] {
+            let place = Place::new(variables);
+            let config = Contexts::of(place.lookup()).unwrap().file("config.json");
+            fs::write(&config, "{\"currentContext\": \"us").unwrap();
+            assert_eq!(place.chosen(flag), "ssh://flag");
+            assert_eq!(place.chosen(context), "ssh://used");
+            if variables.is_empty() {
+                assert_eq!(place.chosen(default), "unix:///run/gantry/gantry.sock");
+                assert!(place.chosen(none).contains("config.json is damaged"));
+                fs::write(&config, "{\"currentContext\": \"gone\"}").unwrap();
+                let said = place.chosen(none);
+                assert!(said.contains("config.json names a context that can't be used"), "{said}");
+            } else {
+                assert_eq!(place.chosen(none), "unix:///address");
+            }
+        }
     }
 
     #[test]

@@ -115,20 +115,27 @@ impl Contexts {
         Ok(name.unwrap_or(DEFAULT).to_owned())
     }
 
-    /// Uses a context from now on.
+    /// Uses a context from now on. Answers where a damaged `config.json` is kept that was in the
+    /// way.
     ///
     /// # Errors
     /// When there is none of that name.
-    pub(crate) fn set_current(&self, name: &str) -> anyhow::Result<()> {
-        let mut config = self.config()?;
+    pub(crate) fn set_current(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
+        if name != DEFAULT {
+            self.get(name)?;
+        }
+        let (mut config, kept) = match self.config() {
+            Ok(config) => (config, None),
+            Err(_) => (Map::new(), Some(self.put_aside()?)),
+        };
         if name == DEFAULT {
             config.remove(CURRENT);
         } else {
-            self.get(name)?;
             config.insert(CURRENT.to_owned(), json!(name));
         }
         make_directory(&self.directory)?;
-        write_over(&self.file(CONFIG), pretty(&Value::Object(config)).as_bytes())
+        write_over(&self.file(CONFIG), pretty(&Value::Object(config)).as_bytes())?;
+        Ok(kept)
     }
 
     /// One of them.
@@ -171,6 +178,19 @@ impl Contexts {
             }
         }
         Ok(all)
+    }
+
+    /// The daemon of the context in use.
+    ///
+    /// # Errors
+    /// As [`Contexts::get`], with what to do.
+    fn target_in_use(&self, name: &str) -> anyhow::Result<Target> {
+        self.target(name).with_context(|| {
+            format!(
+                "{} names a context that can't be used: choose another with `gantry context use`",
+                self.file(CONFIG).display()
+            )
+        })
     }
 
     /// The daemon of a context, with its certificates.
@@ -287,11 +307,38 @@ impl Contexts {
 
     fn config(&self) -> anyhow::Result<Map<String, Value>> {
         let path = self.file(CONFIG);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if is_absent(&error) => return Ok(Map::new()),
-            read => read.with_context(|| format!("read {}", path.display()))?,
+        let is = |what: &str| {
+            format!(
+                "{} {what}, so nobody knows which context is in use: repair it, or choose anew \
+                 with `gantry context use default`",
+                path.display()
+            )
         };
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+        let bytes = match fs::read(&path) {
+            Err(error) if is_absent(&error) => return Ok(Map::new()),
+            read => read.with_context(|| is("can't be read"))?,
+        };
+        let config: Map<String, Value> =
+            serde_json::from_slice(&bytes).with_context(|| is("is damaged"))?;
+        match config.get(CURRENT) {
+            None | Some(Value::Null | Value::String(_)) => Ok(config),
+            Some(other) => {
+                Err(anyhow!("{CURRENT} is {other}, no name")).with_context(|| is("is damaged"))
+            }
+        }
+    }
+
+    /// Gives a damaged `config.json` a name that nobody has.
+    fn put_aside(&self) -> anyhow::Result<PathBuf> {
+        let numbered = |number: u32| self.file(&format!("{CONFIG}.damaged.{number}"));
+        let mut number = 1;
+        while fs::symlink_metadata(numbered(number)).is_ok() {
+            number += 1;
+        }
+        let (path, kept) = (self.file(CONFIG), numbered(number));
+        let moved = fs::rename(&path, &kept);
+        moved.with_context(|| format!("rename {} to {}", path.display(), kept.display()))?;
+        Ok(kept)
     }
 }
 
@@ -417,6 +464,52 @@ mod tests {
         assert!(told.contains("context not found"), "{told}");
         assert!(of("", "").is_err());
         assert_eq!(of("", "/x").unwrap().file("y"), Path::new("/x/y"));
+    }
+
+    #[test]
+    fn a_damaged_configuration_is_told_and_kept() {
+        let (_dir, contexts) = contexts();
+        contexts.create("far", "", &target("ssh://db")).unwrap();
+        contexts.set_current("far").unwrap();
+        let path = contexts.file(CONFIG);
+        let whole = fs::read_to_string(&path).unwrap();
+        let damages =
+            ["", "null", "[]", "{\"currentContext\": 5}", "\0\0\0", &whole[..whole.len() / 2]];
+        for (at, damage) in damages.into_iter().enumerate() {
+            fs::write(&path, damage).unwrap();
+            let said = contexts.current().unwrap_err().to_string();
+            assert!(said.starts_with(&format!("{} is damaged", path.display())), "{said}");
+            assert!(said.contains("`gantry context use default`"), "{said}");
+            assert!(contexts.remove("far", true).is_err() && contexts.place("far").exists());
+            assert!(contexts.set_current("missing").is_err());
+            assert_eq!(fs::read_to_string(&path).unwrap(), damage, "nothing has changed");
+            let wanted = if at == 0 { "far" } else { DEFAULT };
+            let kept = contexts.set_current(wanted).unwrap();
+            assert_eq!(fs::read_to_string(kept.unwrap()).unwrap(), damage);
+            assert_eq!(contexts.current().unwrap(), wanted);
+        }
+        assert_eq!(contexts.set_current("far").unwrap(), None);
+        // What nobody can read, whoever tests this.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let said = contexts.current().unwrap_err().to_string();
+        assert!(said.contains("can't be read"), "{said}");
+        assert!(contexts.set_current(DEFAULT).unwrap().unwrap().is_dir());
+        assert_eq!(contexts.current().unwrap(), DEFAULT);
+    }
+
+    #[test]
+    fn what_else_is_configured_stays() {
+        let (_dir, contexts) = contexts();
+        contexts.create("far", "", &target("ssh://db")).unwrap();
+        fs::write(contexts.file(CONFIG), "{\"other\": [1], \"currentContext\": null}").unwrap();
+        assert_eq!(contexts.current().unwrap(), DEFAULT);
+        contexts.set_current("far").unwrap();
+        contexts.set_current(DEFAULT).unwrap();
+        let left = fs::read_to_string(contexts.file(CONFIG)).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&left).unwrap(), json!({"other": [1]}));
+        let files = fs::read_dir(&contexts.directory).unwrap();
+        assert_eq!(files.count(), 2, "it and the contexts");
     }
 
     #[test]

@@ -33,11 +33,11 @@ use crate::progress::Progress;
 /// Inputs that wait for the connection; the terminal or pipe holds more.
 const WAITING: usize = 8;
 
-/// How long a client whose terminal went away waits for the container to end.
+/// How long a client that goes waits for its session to end.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// This many interrupts in a session end the client when the container does
-/// not end by them.
+/// This many interrupts end the client when what runs does not end by them. Before it runs, one
+/// is enough: none is taken until then.
 const INTERRUPTS: u32 = 3;
 
 /// How a session is carried.
@@ -110,8 +110,6 @@ pub(crate) async fn carry(
     options: Options,
 ) -> anyhow::Result<Finished> {
     let (input, inputs) = mpsc::channel(WAITING);
-    // Only a container that is still to be made lets the user wait.
-    let begun = !matches!(first, Input::Run(_));
     let mut calls = client.containers();
     let stream = ReceiverStream::new(inputs);
     // Whoever attaches may tell another one first.
@@ -142,9 +140,6 @@ pub(crate) async fn carry(
         interrupts: 0,
         options,
     };
-    if begun && !session.options.detach {
-        session.begin()?;
-    }
     let end = session.drive().await;
     let Session { id, name, ran, live, .. } = session;
     let began = live.began;
@@ -230,7 +225,10 @@ impl Session<'_> {
     async fn drive(&mut self) -> anyhow::Result<End> {
         loop {
             let end = match self.event().await? {
-                Event::Left => Some(End::Left),
+                Event::Left => {
+                    self.leave().await;
+                    Some(End::Left)
+                }
                 Event::Signal(signal) => self.signal(signal).await,
                 Event::Room(permit) => {
                     if let Some(piece) = self.pending.take() {
@@ -283,11 +281,14 @@ impl Session<'_> {
                 self.options.container.get_or_insert_with(|| created.id.clone());
                 self.id = created.id;
                 self.name = created.name;
+            }
+            Message::Started(_) => {
+                self.ran = true;
+                // Until here ctrl-c has ended this client, as it ends others.
                 if !self.options.detach && !self.live.began {
                     self.begin()?;
                 }
             }
-            Message::Started(_) => self.ran = true,
             Message::Stdout(bytes) if self.options.stdout => {
                 self.pending = Some((Stream::Stdout, bytes));
             }
@@ -337,11 +338,7 @@ impl Session<'_> {
                 return Some(End::Signalled(signal));
             }
             signal => {
-                if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
-                    self.interrupts += 1;
-                }
-                if self.interrupts == INTERRUPTS {
-                    self.printer.note("note: the container does not end by signals and goes on");
+                if matches!(signal, Signal::SIGINT | Signal::SIGTERM) && self.is_given_up() {
                     return Some(End::Signalled(signal));
                 }
                 self.forward(signal);
@@ -350,7 +347,25 @@ impl Session<'_> {
         None
     }
 
-    /// Reads on until the process has ended; its output is lost.
+    /// Counts an interrupt. Whether it is the last one for what does not end by them.
+    fn is_given_up(&mut self) -> bool {
+        self.interrupts += 1;
+        let left = INTERRUPTS.saturating_sub(self.interrupts);
+        match left {
+            0 => self.printer.note("note: it does not end by signals and goes on"),
+            1 => self.printer.note("note: it has not ended yet; once more leaves it running"),
+            _ => {}
+        }
+        left == 0
+    }
+
+    /// Tells the daemon that the user leaves, which ends the session.
+    async fn leave(&mut self) {
+        self.send(Input::Detach(api::Detach {}));
+        let _ = tokio::time::timeout(GRACE, self.until_exit()).await;
+    }
+
+    /// Reads on until the session or the process has ended; its output is lost.
     async fn until_exit(&mut self) {
         while let Ok(Some(message)) = self.answers.message().await {
             if let Some(Message::Exited(_)) = message.output {

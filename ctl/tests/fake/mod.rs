@@ -107,6 +107,10 @@ async fn play(
 ) {
     let created = api::SessionCreated { id: id(), name: "fake".to_owned(), ..Default::default() };
     say(&answers, Output::Created(created)).await;
+    if spec.image == "slow" {
+        // Its start takes longer than anybody waits for it.
+        return answers.closed().await;
+    }
     say(&answers, Output::Started(api::SessionStarted { pid: 1 })).await;
     match spec.image.as_str() {
         "exit" => return exit(&answers, spec.command[0].parse().unwrap_or(255), "").await,

@@ -88,7 +88,7 @@ fn colours_are_for_terminals_and_never_with_no_color() {
                 assert!(!plain.contains("\x1b["), "{line:?}, {variables:?}: {plain:?}");
             }
         }
-        let piped = output(&mut command(&[]));
+        let piped = output(&mut command(&[("CLICOLOR_FORCE", "1")]));
         let said = [text(&piped.stdout), text(&piped.stderr)].concat();
         assert!(!said.contains("\x1b["), "{line:?}: {said:?}");
     }

@@ -146,6 +146,15 @@ pub trait History: Send + Sync {
     /// `Unavailable` while events can't be stored.
     async fn cursor(&self) -> Result<Cursor>;
 
+    /// Returns once everything that was taken up to this call is stored. That is not hurried, as
+    /// [`History::cursor`] does: what comes in the next moment is stored along with it.
+    ///
+    /// # Errors
+    /// As [`History::cursor`].
+    async fn stored(&self) -> Result<()> {
+        self.cursor().await.map(drop)
+    }
+
     /// Events since then, and on with those that come, without a gap or a double; those
     /// up to a time only, at which the stream ends, if there is one.
     ///

@@ -503,7 +503,8 @@ pub struct Explanation {
     pub published: Vec<(Published, String)>,
     /// Chains in the order in which packets from outside meet them.
     pub chains: Vec<ExplainedChain>,
-    /// Whether packets from outside get in.
+    /// Whether packets from outside get in, as far as it is known: something waits for them, and no
+    /// chain drops them for certain.
     pub reachable: bool,
     /// A process of the host that listens there.
     pub listener: String,

@@ -1,5 +1,7 @@
 //! Tasks: the running side of containers.
 
+use std::pin::Pin;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,9 @@ pub struct CreateTask {
     /// The container's record, when the caller has it at hand; looked up when `None`.
     pub container: Option<Box<Container>>,
 }
+
+/// A root file system that may still be made: what it is mounted from, once it is there.
+pub type Rootfs = Pin<Box<dyn Future<Output = Result<Vec<Mount>>> + Send>>;
 
 /// A process to add to a task.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +130,16 @@ pub trait Tasks: Send + Sync {
     /// `AlreadyExists`: `task "x": already exists`; `NotFound` for the
     /// container; the shim's errors.
     async fn create(&self, ctx: &Context, task: CreateTask) -> Result<u32>;
+
+    /// [`Tasks::create`] on another root file system than that of the request, which may still
+    /// be made: the shim is started meanwhile.
+    ///
+    /// # Errors
+    /// As [`Tasks::create`]; why there is no root file system. Nothing is left of the task.
+    async fn create_on(&self, ctx: &Context, task: CreateTask, rootfs: Rootfs) -> Result<u32> {
+        let rootfs = rootfs.await?;
+        self.create(ctx, CreateTask { rootfs, ..task }).await
+    }
 
     /// Lets a prepared process run.
     ///

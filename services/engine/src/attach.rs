@@ -27,7 +27,10 @@ pub(crate) struct Output(BufReader<OwnedReadHalf>);
 
 /// What goes to the process.
 #[derive(Debug)]
-pub(crate) struct Input(OwnedWriteHalf);
+pub(crate) struct Input {
+    half: OwnedWriteHalf,
+    size: Option<Size>,
+}
 
 /// From a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ impl Attached {
         })?;
         let (from, to) = stream.into_split();
         let from = Output(BufReader::with_capacity(MAX_PAYLOAD + HEADER, from));
-        Ok(Self { from, to: Input(to) })
+        Ok(Self { from, to: Input { half: to, size: None } })
     }
 }
 
@@ -111,14 +114,21 @@ impl Input {
     pub(crate) async fn resize(&mut self, size: Size) -> Result<()> {
         let [a, b] = size.columns.to_be_bytes();
         let [c, d] = size.rows.to_be_bytes();
-        self.frame(FRAME_RESIZE, &[a, b, c, d]).await
+        self.frame(FRAME_RESIZE, &[a, b, c, d]).await?;
+        self.size = Some(size);
+        Ok(())
+    }
+
+    /// The terminal's size, as it was said last.
+    pub(crate) fn size(&self) -> Option<Size> {
+        self.size
     }
 
     async fn frame(&mut self, kind: u8, payload: &[u8]) -> Result<()> {
         let mut frame = Vec::with_capacity(HEADER + payload.len());
         frame.extend(header(kind, payload.len())?);
         frame.extend(payload);
-        self.0.write_all(&frame).await.map_err(|err| Error::io("write to the shim", err))
+        self.half.write_all(&frame).await.map_err(|err| Error::io("write to the shim", err))
     }
 }
 
@@ -137,6 +147,7 @@ mod tests {
         attached.to.stdin(b"hi").await.unwrap();
         attached.to.resize(Size { columns: 258, rows: 3 }).await.unwrap();
         attached.to.stdin_end().await.unwrap();
+        assert_eq!(attached.to.size(), Some(Size { columns: 258, rows: 3 }));
         let mut seen = vec![0; 7 + 9 + 5];
         shim.read_exact(&mut seen).await.unwrap();
         assert_eq!(seen, b"\0\0\0\0\x02hi\x04\0\0\0\x04\x01\x02\0\x03\x03\0\0\0\0");

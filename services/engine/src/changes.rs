@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::future::ready;
 use futures::{Stream, StreamExt};
@@ -62,6 +63,14 @@ fn word(action: Action) -> &'static str {
         Action::ExecCreated => "exec_created",
         Action::ExecStarted => "exec_started",
         Action::ExecDied => "exec_died",
+        Action::Detached => "detached",
+        Action::Resized => "resized",
+        Action::ExecDetached => "exec_detached",
+        Action::Top => "top",
+        Action::Exported => "exported",
+        Action::CopiedFrom => "copied_from",
+        Action::CopiedTo => "copied_to",
+        Action::Pruned => "pruned",
     }
 }
 
@@ -76,6 +85,14 @@ fn changes(action: Action) -> bool {
             | Action::ExecCreated
             | Action::ExecStarted
             | Action::ExecDied
+            | Action::Detached
+            | Action::Resized
+            | Action::ExecDetached
+            | Action::Top
+            | Action::Exported
+            | Action::CopiedFrom
+            | Action::CopiedTo
+            | Action::Pruned
     )
 }
 
@@ -125,10 +142,19 @@ pub(crate) fn event(
     container: Shown,
     attributes: Attributes<'_>,
 ) -> Staged {
+    packed(ctx, action, Some(container), attributes)
+}
+
+fn packed(
+    ctx: &Context,
+    action: Action,
+    container: Option<Shown>,
+    attributes: Attributes<'_>,
+) -> Staged {
     let topic = format!("{TOPICS}{}", word(action));
     let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     let attributes: BTreeMap<_, _> = attributes.iter().map(text).collect();
-    let event = ContainerEvent { action: action.into(), container: Some(container), attributes };
+    let event = ContainerEvent { action: action.into(), container, attributes };
     Staged::new(ctx, &topic, convert::from_any(any::pack(&event))).private()
 }
 
@@ -176,6 +202,41 @@ impl Engine {
         self.append(ctx, action, &found.container, meta, attributes);
     }
 
+    /// Tells of what is done with a container of which only the ID is at hand. Of one that is
+    /// gone nothing is told.
+    pub(crate) async fn tell_of_id(
+        &self,
+        ctx: &Context,
+        action: Action,
+        id: &str,
+        attributes: Attributes<'_>,
+    ) {
+        let Ok(Some((container, meta))) = self.store.get(ctx, id).await else { return };
+        let state = self.live.state(&ctx.namespace, id).unwrap_or_else(|| meta.state.clone());
+        self.append(ctx, action, &container, Meta { state, ..meta }, attributes);
+    }
+
+    /// Tells of what was done with a container that was found, once it is called.
+    pub(crate) fn teller(
+        &self,
+        ctx: &Context,
+        action: Action,
+        found: &Found,
+    ) -> impl FnOnce() + Send + use<> {
+        let meta = Meta { state: found.state.clone(), ..found.meta.clone() };
+        let Staged { envelope, .. } = staged(ctx, action, &found.container, meta);
+        let (history, ctx) = (Arc::clone(&self.parts.history), ctx.clone());
+        move || history.append(&ctx, &envelope.topic, envelope.event)
+    }
+
+    /// Tells that containers were pruned.
+    pub(crate) fn tell_pruned(&self, ctx: &Context, reclaimed: u64) {
+        let reclaimed = reclaimed.to_string();
+        let told = [("reclaimed", reclaimed.as_str())];
+        let Staged { envelope, .. } = packed(ctx, Action::Pruned, None, &told);
+        self.parts.history.append(ctx, &envelope.topic, envelope.event);
+    }
+
     fn append(
         &self,
         ctx: &Context,
@@ -212,8 +273,6 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::model::{Phase, State};
     use gantry_core::Namespace;
@@ -239,6 +298,9 @@ mod tests {
         assert_eq!((change(&killed), removed(&killed)), (None, None), "it may live on");
         let event: ContainerEvent = any::unpack(&message(&killed)).unwrap();
         assert_eq!(event.attributes["signal"], "9");
+        let pruned = packed(&ctx, Action::Pruned, None, &[("reclaimed", "0")]).envelope;
+        let pruned = Record { cursor, envelope: Arc::new(pruned) };
+        assert_eq!((change(&pruned), removed(&pruned)), (None, None), "it is about none");
         let undone = undone(&ctx, &container, Meta::default()).envelope;
         let undone = Record { cursor, envelope: Arc::new(undone) };
         assert_eq!((change(&undone), removed(&undone).as_deref()), (None, Some("c1")));

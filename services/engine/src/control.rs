@@ -7,12 +7,13 @@ use gantry_core::{Context, Error, Result};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::filter::ContainerFilter;
-use crate::lifecycle::running;
+use crate::lifecycle::{Found, running};
 use crate::model::Phase;
 use crate::{Engine, names, signal};
 
 impl Engine {
-    /// Stops a container, when it runs, and starts it.
+    /// Stops a container, when it runs, and starts it, unless somebody has wanted it to end by
+    /// then.
     ///
     /// # Errors
     /// As [`Engine::stop`] and [`Engine::start`].
@@ -31,28 +32,66 @@ impl Engine {
             ))
             .about("container", text));
         }
-        if !found.state.phase.is_running() {
-            self.start(ctx, &found.container.id).await?;
-            self.tell_of(ctx, Action::Restarted, &found, &[]);
-            return Ok(());
-        }
-        // One that goes with its end does not go with this one.
-        found.live.keep(true);
-        let ended = self.end(ctx, &found, asked, timeout).await;
-        let started = match ended {
-            Ok(()) => {
-                // Its start waits for that as well.
-                found.live.wait_settled().await;
-                self.tell_of(ctx, Action::Stopped, &found, &[]);
-                self.start(ctx, &found.container.id).await
-            }
-            Err(err) => Err(err),
+        let turn = found.live.turns.run();
+        self.restart_in_turn(ctx, text, found, asked, timeout, turn).await
+    }
+
+    /// [`Engine::restart`] of a container that was found, unless somebody has wanted it to end
+    /// behind this turn.
+    async fn restart_in_turn(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        found: Found,
+        signal: Option<u32>,
+        timeout: Option<Option<Duration>>,
+        turn: u64,
+    ) -> Result<()> {
+        let (id, live) = (found.container.id.as_str(), &found.live);
+        let started = if found.state.phase.is_running() {
+            // One that goes with its end does not go with this one.
+            live.keep(true);
+            let started = self.start_anew(ctx, &found, signal, timeout, turn).await;
+            live.keep(false);
+            started.map_err(|err| err.context(format!("Cannot restart container {text}")))
+        } else {
+            self.start_in_turn(ctx, id, &found, turn).await
         };
-        found.live.keep(false);
-        if started.is_ok() {
+        started?;
+        if !live.turns.ends_after(turn) {
             self.tell_of(ctx, Action::Restarted, &found, &[]);
         }
-        started.map_err(|err| err.context(format!("Cannot restart container {text}")))
+        Ok(())
+    }
+
+    /// Ends this run of a container, and starts the next.
+    async fn start_anew(
+        self: &Arc<Self>,
+        ctx: &Context,
+        found: &Found,
+        signal: Option<u32>,
+        timeout: Option<Option<Duration>>,
+        turn: u64,
+    ) -> Result<()> {
+        self.end(ctx, found, signal, timeout).await?;
+        // Its start waits for that as well.
+        found.live.wait_over(found.state.pid).await;
+        self.tell_of(ctx, Action::Stopped, found, &[]);
+        let id = found.container.id.as_str();
+        let found = self.find(ctx, id).await?;
+        self.start_in_turn(ctx, id, &found, turn).await
+    }
+
+    /// [`Engine::restart`] that nobody has asked for: what somebody has wanted behind this turn
+    /// goes first.
+    pub(crate) async fn restart_unasked(
+        self: &Arc<Self>,
+        ctx: &Context,
+        id: &str,
+        turn: u64,
+    ) -> Result<()> {
+        let found = self.find(ctx, id).await?;
+        self.restart_in_turn(ctx, id, found, None, None, turn).await
     }
 
     /// Freezes a container's processes.
@@ -149,6 +188,7 @@ impl Engine {
                 Err(err) => tracing::info!(id = container.id, error = %err, "leave a container"),
             }
         }
+        self.tell_pruned(ctx, reclaimed);
         Ok((removed, reclaimed))
     }
 }

@@ -13,12 +13,13 @@ use gantry_core::snapshots::Snapshotters;
 use gantry_core::tasks::Tasks;
 use gantry_core::volumes::Volumes;
 use gantry_core::{Context, Differ, Namespace, Result};
+use gantry_files::Shelf;
 
-use crate::files::{ContainerFiles, make_socket_directory};
+use crate::files::{ContainerFiles, keep_ready, make_socket_directory};
 use crate::health;
 use crate::host::Host;
 use crate::idempotency::Keys;
-use crate::images::Cache;
+use crate::images::{Cache, Told};
 use crate::live::LiveTable;
 use crate::restart::Waiting;
 use crate::spec::SpecBuilder;
@@ -112,6 +113,7 @@ pub struct Engine {
     pub(crate) specs: SpecBuilder,
     pub(crate) host: Host,
     pub(crate) cache: Cache,
+    pub(crate) told: Told,
     pub(crate) keys: Keys,
     pub(crate) waiting: Waiting,
     pub(crate) health: health::Records,
@@ -119,6 +121,8 @@ pub struct Engine {
     pub(crate) volume_locks: KeyLocks<(Namespace, String)>,
     pub(crate) sampler: Sampler,
     pub(crate) writable: Arc<Writable>,
+    /// Directories for new containers.
+    pub(crate) shelf: Arc<Shelf>,
 }
 
 impl Engine {
@@ -146,6 +150,7 @@ impl Engine {
         let (parent, init) = (&parts.config.cgroup_parent, &parts.config.shim_path);
         let specs = SpecBuilder::new(parent, init, &host)?;
         let sampler = Sampler::new(Arc::clone(&parts.tasks));
+        let shelf = Arc::new(keep_ready(&parts.config.root));
         Ok(Arc::new(Self {
             parts,
             store,
@@ -153,12 +158,14 @@ impl Engine {
             specs,
             host,
             cache,
+            told: Told::default(),
             keys: Keys::default(),
             waiting: Waiting::default(),
             health: health::Records::default(),
             volume_locks: KeyLocks::default(),
             sampler,
             writable: Arc::default(),
+            shelf,
         }))
     }
 

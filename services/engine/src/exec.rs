@@ -1,6 +1,7 @@
 //! Further processes in running containers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_core::attach::LogUri;
 use gantry_core::containers::Container;
@@ -22,12 +23,17 @@ use crate::options::{ExecRequest, Session, SessionOutput};
 use crate::run::NotRun;
 use crate::scope;
 use crate::session::{self, Ended, Target};
+use crate::signal::KILL;
 use crate::spec;
+
+/// Between attempts to take a process away that was started after all.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Adds a process to a running container. A detached one is left on its
     /// own; for others input and output are carried until it ends, or until
-    /// the caller goes, who leaves it running.
+    /// the caller goes, who leaves it running. There is none for a caller who
+    /// goes before it runs.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when the container does not run or is frozen;
@@ -68,15 +74,14 @@ impl Engine {
         found.container.spec = None;
         let exec_id = names::random_id();
         let noted = Noted::new(&found.live, &exec_id);
-        let socket = attach_socket(&self.parts.config.state, &exec_id);
-        let started = self.start_exec(ctx, &found, &exec_id, process, &socket, &request).await;
+        let started = self.start_exec(ctx, &found, &exec_id, process, &request, &session).await;
         let (pid, attached) = match started {
             Ok(started) => started,
-            Err(err) if err.kind() == Kind::DeadlineExceeded => {
+            Err(err) if matches!(err.kind(), Kind::DeadlineExceeded | Kind::Cancelled) => {
                 // Its shim would let this call wait once more.
                 let (engine, ctx) = (Arc::clone(self), ctx.clone());
                 tokio::spawn(async move {
-                    engine.clean_exec(&ctx, &id, &exec_id).await;
+                    engine.take_back(&ctx, &id, &exec_id).await;
                     drop(noted);
                 });
                 return Err(err);
@@ -95,11 +100,14 @@ impl Engine {
                 };
             }
         };
-        session.tell(SessionOutput::Started { pid }).await;
+        if !session.tell(SessionOutput::Started { pid }).await {
+            // Nobody was told that it runs. Whether it helped is seen by whether it ends.
+            let _ = self.parts.tasks.kill(ctx, &id, &exec_id, KILL, false).await;
+        }
         let mut status = None;
         if let Some(attached) = attached {
             let target = Target {
-                tasks: &*self.parts.tasks,
+                engine: self,
                 ctx,
                 id: &id,
                 exec_id: &exec_id,
@@ -129,10 +137,11 @@ impl Engine {
         found: &Found,
         exec_id: &str,
         spec: Any,
-        socket: &std::path::Path,
         request: &ExecRequest,
+        session: &Session,
     ) -> Result<(u32, Option<Attached>)> {
         let id = found.container.id.as_str();
+        let socket = attach_socket(&self.parts.config.state, exec_id);
         let uri = LogUri {
             attach: socket.display().to_string(),
             stdin: request.attach_stdin,
@@ -144,13 +153,17 @@ impl Engine {
         let process =
             ExecProcess { container_id: id.to_owned(), exec_id: exec_id.to_owned(), stdio, spec };
         self.parts.tasks.exec(ctx, process).await?;
+        if session.output.is_closed() {
+            let text = format!("exec in container {id}: the caller went away");
+            return Err(Error::new(Kind::Cancelled, text));
+        }
         let command = request.command.join(" ");
         let told = [("exec_id", exec_id), ("command", command.as_str())];
         self.tell_of(ctx, Action::ExecCreated, found, &told);
         let attached = if request.detach {
             None
         } else {
-            let mut attached = Attached::connect(socket).await?;
+            let mut attached = Attached::connect(&socket).await?;
             if let Some(size) = request.size.filter(|_| request.tty) {
                 attached.to.resize(size).await?;
             }
@@ -184,9 +197,31 @@ impl Engine {
         });
     }
 
+    /// Takes a process away that nobody was told of, whatever becomes of it: a shim that hangs
+    /// comes to all that it was asked for once it goes on.
+    async fn take_back(&self, ctx: &Context, id: &str, exec_id: &str) {
+        while let Err(err) = self.parts.tasks.delete(ctx, id, exec_id).await {
+            match err.kind() {
+                Kind::DeadlineExceeded => {}
+                // It was started just before.
+                Kind::FailedPrecondition => {
+                    let _ = self.parts.tasks.kill(ctx, id, exec_id, KILL, false).await;
+                    tokio::time::sleep(RETRY).await;
+                }
+                Kind::Unavailable => tokio::time::sleep(RETRY).await,
+                _ => break,
+            }
+        }
+        self.remove_exec_socket(exec_id).await;
+    }
+
     pub(crate) async fn clean_exec(&self, ctx: &Context, id: &str, exec_id: &str) {
         // It goes with the container, if that is gone.
         let _ = self.parts.tasks.delete(ctx, id, exec_id).await;
+        self.remove_exec_socket(exec_id).await;
+    }
+
+    async fn remove_exec_socket(&self, exec_id: &str) {
         let socket = attach_socket(&self.parts.config.state, exec_id);
         let remove = || std::fs::remove_file(socket);
         let _ = blocking(move || Ok(faults::around("remove the socket of an exec", remove))).await;

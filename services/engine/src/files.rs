@@ -9,11 +9,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use gantry_core::{Error, Namespace, Result, faults};
+use gantry_files::Shelf;
 
 use crate::model::{Network, Settings};
 
 /// Where the directories are, below the daemon's root.
 const DIRECTORY: &str = "io.gantry.engine/containers";
+/// Where those lie ready that new containers get, as well.
+const READY: &str = "io.gantry.engine/ready";
 /// Where sockets are, below the daemon's state. Their paths must stay short.
 const SOCKETS: &str = "a";
 /// Used when the state directory's own path is too long for a socket.
@@ -64,24 +67,26 @@ impl ContainerFiles {
         Self { directory: self.directory, log: self.log, ..other }
     }
 
-    /// Makes the directory and the files; `lines` stand at the end of hosts. Blocks for a few
-    /// system calls.
+    /// Makes the directory, if none lies ready, and writes the files; `lines` stand at the end
+    /// of hosts. Blocks for a few system calls.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn write(&self, settings: &Settings, lines: &[String]) -> Result<()> {
-        let make = || DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
-        faults::around("make a container's directory", make).map_err(|err| {
-            Error::io(format!("make directory {}", self.directory.display()), err)
-        })?;
+    pub(crate) fn write(&self, shelf: &Shelf, settings: &Settings, lines: &[String]) -> Result<()> {
+        let write = if shelf.take(&self.directory) {
+            fill
+        } else {
+            directory(&self.directory)?;
+            create
+        };
         let base = match settings.network {
             Network::Host => fs::read("/etc/hosts").unwrap_or_else(|_| own_hosts().into()),
             _ => own_hosts().into(),
         };
         let resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
-        create(&self.hosts, &names::with_lines(&base, &[], lines))?;
-        create(&self.hostname, format!("{}\n", settings.hostname).as_bytes())?;
-        create(&self.resolv_conf, &names::resolv_conf(resolv_conf, &settings.networking.dns))
+        write(&self.hosts, &names::with_lines(&base, &[], lines))?;
+        write(&self.hostname, format!("{}\n", settings.hostname).as_bytes())?;
+        write(&self.resolv_conf, &names::resolv_conf(resolv_conf, &settings.networking.dns))
     }
 
     /// Takes the directory away; a missing one is no error.
@@ -97,6 +102,20 @@ impl ContainerFiles {
             _ => Ok(()),
         }
     }
+}
+
+/// Keeps directories with empty files ready for new containers. Where that can't be, each is
+/// made when it is needed.
+pub(crate) fn keep_ready(root: &Path) -> Shelf {
+    let place = root.join(READY);
+    // Who can't list it says so.
+    let _ = directory(&place);
+    Shelf::new(&place, "container", |path| {
+        directory(path)?;
+        let files = ContainerFiles::below(path, "");
+        let all = [&files.hosts, &files.hostname, &files.resolv_conf];
+        all.into_iter().try_for_each(|file| create(file, &[]))
+    })
 }
 
 /// The socket on which the shim of a container with networks takes what it is handed.
@@ -133,6 +152,13 @@ pub(crate) fn make_socket_directory(state: &Path) -> Result<()> {
         .map_err(|err| Error::io(format!("make directory {}", directory.display()), err))
 }
 
+/// Makes a directory, and those above.
+fn directory(path: &Path) -> Result<()> {
+    let make = || DirBuilder::new().recursive(true).mode(0o700).create(path);
+    faults::around("make a container's directory", make)
+        .map_err(|err| Error::io(format!("make directory {}", path.display()), err))
+}
+
 fn own_hosts() -> String {
     "127.0.0.1\tlocalhost\n\
      ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -155,9 +181,43 @@ fn create(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(|err| Error::io(format!("write {}", path.display()), err))
 }
 
+/// Writes an empty file. It is not cut off first: some file systems bring what is written after
+/// that to the disk at once.
+fn fill(path: &Path, bytes: &[u8]) -> Result<()> {
+    let open = || OpenOptions::new().write(true).open(path);
+    faults::around("write a container's file", || open()?.write_all(bytes))
+        .map_err(|err| Error::io(format!("write {}", path.display()), err))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, Instant};
+
     use super::*;
+
+    #[test]
+    fn what_lies_ready_becomes_a_containers_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let namespace = Namespace::new("default").unwrap();
+        let settings = Settings { hostname: "web".into(), ..Settings::default() };
+        let shelf = keep_ready(dir.path());
+        let begin = Instant::now();
+        // At first none may lie there yet.
+        for number in 0.. {
+            let entries = fs::read_dir(dir.path().join(READY)).unwrap();
+            let there: Vec<u64> = entries.map(|e| e.unwrap().metadata().unwrap().ino()).collect();
+            let files = ContainerFiles::of(dir.path(), &namespace, &number.to_string());
+            files.write(&shelf, &settings, &[]).unwrap();
+            assert_eq!(fs::read_to_string(&files.hostname).unwrap(), "web\n");
+            assert_eq!(fs::read_to_string(&files.hosts).unwrap(), own_hosts());
+            assert_eq!(fs::metadata(&files.hosts).unwrap().mode() & 0o777, 0o644);
+            if there.contains(&fs::metadata(&files.directory).unwrap().ino()) {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "all were made anew");
+        }
+    }
 
     #[test]
     fn files_come_and_go() {
@@ -165,7 +225,8 @@ mod tests {
         let namespace = Namespace::new("default").unwrap();
         let files = ContainerFiles::of(dir.path(), &namespace, "c1");
         let settings = Settings { hostname: "web".into(), ..Settings::default() };
-        files.write(&settings, &["10.0.0.7\tdb".to_owned()]).unwrap();
+        let shelf = keep_ready(dir.path());
+        files.write(&shelf, &settings, &["10.0.0.7\tdb".to_owned()]).unwrap();
         assert_eq!(fs::read_to_string(&files.hostname).unwrap(), "web\n");
         let hosts = fs::read_to_string(&files.hosts).unwrap();
         assert!(hosts.starts_with("127.0.0.1\tlocalhost\n") && hosts.ends_with("\n10.0.0.7\tdb\n"));

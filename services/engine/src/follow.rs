@@ -1,5 +1,5 @@
-//! What other clients do with containers, through containerd's API: their
-//! events become changes as the engine tells them.
+//! What other clients do with containers and names of images, through containerd's API: their
+//! events become those that the engine tells.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -53,6 +53,9 @@ impl Engine {
     /// Follows the history for as long as the engine lives, from where it was followed last.
     pub(crate) async fn follow_others(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
+        if let Err(err) = self.know_names().await {
+            tracing::warn!(error = %err, "names of images may be told twice");
+        }
         let records = match self.followed().await {
             Ok(records) => records,
             Err(err) => {
@@ -79,7 +82,10 @@ impl Engine {
 
     /// Tells what an event says of a container. Whether the position was stored.
     async fn retell(&self, record: &Record, follower: &mut Follower) -> Result<bool> {
-        let Some(said) = said(record) else { return Ok(false) };
+        let Some(said) = said(record) else {
+            self.retell_name(record).await?;
+            return Ok(false);
+        };
         let Ok(namespace) = Namespace::new(record.envelope.namespace.as_str()) else {
             return Ok(false);
         };

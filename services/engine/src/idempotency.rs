@@ -64,7 +64,8 @@ impl Engine {
         let Some((container, meta)) = self.store.by_key(ctx, &once.key).await? else {
             return Ok(None);
         };
-        scope::check(ctx.scope.as_deref(), &container.id, &meta.labels)?;
+        // What another's request has made is not told.
+        scope::check(ctx.scope.as_deref(), "idempotency key", &once.key, &meta.labels)?;
         if matches!(meta.state.phase, Phase::Creating | Phase::Dead) {
             // It failed or was to go, and its removal failed.
             self.dispose(ctx, &container, &meta, Durability::Buffered).await?;

@@ -10,9 +10,9 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `model`, `store` | what is stored, and the transactions over it |
-//! | `live` | what containers do right now |
+//! | `live`, `turns` | what containers do right now, and what is wanted of them |
 //! | `options`, `session` | what callers hand in, and how a session's streams flow |
-//! | `make`, `mounts`, `run`, `lifecycle`, `control`, `exec`, `execs` | what can be done with a container |
+//! | `make`, `mounts`, `run`, `lifecycle`, `control`, `remove`, `exec`, `execs` | what can be done with a container |
 //! | `networks`, `handover` | networks, and containers in them; what their shims keep |
 //! | `copy` | files of containers: copied both ways, compared, exported |
 //! | `restart` | what becomes of containers that have ended |
@@ -62,6 +62,7 @@ mod names;
 mod networks;
 mod options;
 mod recover;
+mod remove;
 mod restart;
 mod rootfs;
 mod run;
@@ -75,6 +76,7 @@ mod stats;
 mod store;
 mod system;
 mod top;
+mod turns;
 mod update;
 mod usage;
 mod view;

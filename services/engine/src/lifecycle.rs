@@ -1,7 +1,7 @@
-//! Start, stop, kill, wait and remove.
+//! Start, stop, kill and wait.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gantry_core::containers::Container;
 use gantry_core::db::Durability;
@@ -25,25 +25,11 @@ use crate::{Engine, signal, watch};
 const GRACE: Duration = Duration::from_secs(10);
 /// How long one that was killed may take to end: longer only if its processes
 /// hang in the kernel.
-const END: Duration = Duration::from_secs(30);
+pub(crate) const END: Duration = Duration::from_secs(30);
 /// SIGTERM.
 const TERM: u32 = 15;
 /// SIGCONT.
 const CONT: u32 = 18;
-
-/// Why a container was not removed.
-enum Removal {
-    /// It was started after it had been found not to run.
-    Started(Error),
-    /// Anything else.
-    Failed(Error),
-}
-
-impl From<Error> for Removal {
-    fn from(err: Error) -> Self {
-        Self::Failed(err)
-    }
-}
 
 /// A container as it was found.
 pub(crate) struct Found {
@@ -200,23 +186,60 @@ impl Engine {
             ))
             .about("container", text));
         }
-        let busy = found.live.hold().await;
-        let id = found.container.id.as_str();
-        let state = self.live.state(&ctx.namespace, id).unwrap_or(found.state);
-        if !startable(&state, text)? {
-            return Ok(());
-        }
-        // Its settings may have been updated since it was found.
-        let (container, meta) = match self.store.get(ctx, id).await? {
-            Some(fresh) => fresh,
-            None => return Err(no_such(text)),
-        };
-        let meta = Meta { state, ..meta };
+        let turn = found.live.turns.run();
+        self.start_in_turn(ctx, text, &found, turn).await
+    }
+
+    /// Starts a container, unless somebody has wanted it to end behind this turn.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub(crate) async fn start_in_turn(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        found: &Found,
+        turn: u64,
+    ) -> Result<()> {
         let live = &found.live;
+        let busy = live.hold().await;
+        let Some((container, meta)) = self.to_start(ctx, text, found, turn).await? else {
+            return Ok(());
+        };
         let started =
             self.start_held(ctx, &container, &meta, live, State::default(), Join::No).await;
         drop(busy);
         started.map(|_| ()).map_err(|not_started| not_started.error)
+    }
+
+    /// What a container is started from that its caller holds. `None` when it is not to be
+    /// started: it runs, or somebody has wanted it to end behind this turn.
+    async fn to_start(
+        &self,
+        ctx: &Context,
+        text: &str,
+        found: &Found,
+        turn: u64,
+    ) -> Result<Option<(Container, Meta)>> {
+        let (id, live) = (found.container.id.as_str(), &found.live);
+        let state = self.live.state(&ctx.namespace, id).unwrap_or_else(|| found.state.clone());
+        if !startable(&state, text)? {
+            return Ok(None);
+        }
+        // Its settings may have been updated since it was found.
+        let Some((container, meta)) = self.store.get(ctx, id).await? else {
+            return Err(no_such(text));
+        };
+        let meta = Meta { state, ..meta };
+        if !live.turns.ends_after(turn) {
+            return Ok(Some((container, meta)));
+        }
+        if meta.settings.auto_remove && meta.state.phase == Phase::Exited {
+            // It was kept for this start alone.
+            live.set(State { phase: Phase::Removing, ..meta.state.clone() });
+            self.dispose_or_bury(ctx, &container, &meta, live).await;
+        }
+        Ok(None)
     }
 
     /// Starts a container that its caller holds.
@@ -237,8 +260,8 @@ impl Engine {
         self.make_sources(&meta.settings).await?;
         let snapshotter = self.parts.snapshotters.get(&container.snapshotter)?;
         let mounts = snapshotter.mounts(ctx, &container.snapshot_key).await?;
-        let start = Start { ctx, container, meta, mounts, live, transient: false, carried };
-        let started = match self.create_task(&start).await {
+        let start = Start { ctx, container, meta, live, transient: false, carried };
+        let started = match self.create_task(&start, mounts).await {
             Ok(pid) => self.start_task(&start, pid, join).await,
             Err(err) => Err(err),
         };
@@ -303,8 +326,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts a container with a session that joins it; `None` when it runs already. A command
-    /// that can't be run is no error: it has an exit code.
+    /// Starts a container with a session that joins it; `None` when it runs already, or somebody
+    /// has stopped it. A command that can't be run is no error: it has an exit code.
     async fn start_joined(
         self: &Arc<Self>,
         ctx: &Context,
@@ -313,17 +336,11 @@ impl Engine {
         size: Option<Size>,
     ) -> Result<Option<Result<(u32, Attached), (u32, String)>>> {
         let live = &found.live;
+        let turn = live.turns.run();
         let busy = live.hold().await;
-        let id = found.container.id.as_str();
-        let state = self.live.state(&ctx.namespace, id).unwrap_or_else(|| found.state.clone());
-        if !startable(&state, text)? {
+        let Some((container, meta)) = self.to_start(ctx, text, found, turn).await? else {
             return Ok(None);
-        }
-        let (container, meta) = match self.store.get(ctx, id).await? {
-            Some(fresh) => fresh,
-            None => return Err(no_such(text)),
         };
-        let meta = Meta { state, ..meta };
         self.tell_of(ctx, Action::Attached, found, &[]);
         let join = Join::With(size);
         let started = self.start_held(ctx, &container, &meta, live, State::default(), join).await;
@@ -346,7 +363,7 @@ impl Engine {
         session: &mut Session,
     ) {
         let Joined { ctx, id, meta, live, run, stdin, sole } = joined;
-        let target = Target { tasks: &*self.parts.tasks, ctx, id, exec_id: "", stdin, sole };
+        let target = Target { engine: self, ctx, id, exec_id: "", stdin, sole };
         let state = match session::carry(target, attached, session).await {
             Ended::CallerGone => return,
             Ended::Exit(status) => live.ended(run, watch::end(meta, status)),
@@ -356,8 +373,8 @@ impl Engine {
     }
 
     /// Asks the first process to end, and kills it when it does not within
-    /// `timeout`: the container's own when `None`, never when that is. Its restart policy
-    /// does not start it again.
+    /// `timeout`: the container's own when `None`, never when that is. Neither its restart policy
+    /// nor a restart that is under way starts it again.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for the signal; `DeadlineExceeded` for a process that can't be killed.
@@ -370,6 +387,7 @@ impl Engine {
     ) -> Result<()> {
         let asked = if signal.is_empty() { None } else { Some(signal::parse(signal)?) };
         let mut found = self.find(ctx, text).await?;
+        let turn = found.live.turns.end();
         loop {
             if found.state.phase.is_running() {
                 self.intend_stop(ctx, &found).await?;
@@ -379,11 +397,10 @@ impl Engine {
             if found.meta.foreign {
                 return Ok(());
             }
-            let id = found.container.id.as_str();
-            self.give_up(ctx, id, &found.live).await;
-            // Its policy may just have been starting it.
-            let again = |state: State| state.phase.is_running() && state.restart_count > 0;
-            if !found.live.now().state.is_some_and(again) {
+            let (id, live) = (found.container.id.as_str(), &found.live);
+            self.give_up(ctx, id, live).await;
+            // Its policy, or somebody who wanted that before, may just have been starting it.
+            if !live.now().runs() || live.turns.runs_after(turn) {
                 return Ok(());
             }
             found = match self.find(ctx, id).await {
@@ -403,12 +420,12 @@ impl Engine {
             state: found.state.clone(),
         };
         tokio::spawn(async move {
-            found.live.wait_settled().await;
+            found.live.wait_over(found.state.pid).await;
             engine.tell_of(&ctx, Action::Stopped, &found, &[]);
         });
     }
 
-    /// Makes a running container end.
+    /// Makes this run of a container end, not one that follows it.
     pub(crate) async fn end(
         &self,
         ctx: &Context,
@@ -416,6 +433,10 @@ impl Engine {
         signal: Option<u32>,
         timeout: Option<Option<Duration>>,
     ) -> Result<()> {
+        let now = found.live.now();
+        if !found.meta.foreign && (now.run() != found.state.pid || !now.runs()) {
+            return Ok(());
+        }
         let settings = &found.meta.settings;
         let signal = signal.unwrap_or(stop_signal(settings));
         self.signal(ctx, found, signal).await?;
@@ -456,7 +477,7 @@ impl Engine {
     }
 
     /// Sends a signal to the first process: `SIGKILL` when empty. After that one and its stop
-    /// signal its restart policy does not start it again.
+    /// signal neither its restart policy nor a restart that is under way starts it again.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when it does not run; `InvalidArgument`.
@@ -464,19 +485,28 @@ impl Engine {
         let signal = if signal.is_empty() { KILL } else { signal::parse(signal)? };
         let mut found = self.find(ctx, text).await?;
         let last = signal == KILL || signal == stop_signal(&found.meta.settings);
-        if found.state.phase == Phase::Restarting {
-            let id = found.container.id.as_str();
-            if !last || self.give_up(ctx, id, &found.live).await {
+        let waits = found.state.phase == Phase::Restarting;
+        if waits && !last {
+            return Ok(());
+        }
+        if last && (waits || found.live.is_between()) {
+            let turn = found.live.turns.end();
+            let id = found.container.id.clone();
+            if self.give_up(ctx, &id, &found.live).await {
                 return Ok(());
             }
-            // Its policy was just starting it.
-            found = self.find(ctx, id).await?;
-            if !found.state.phase.is_running() {
+            // Its policy, or somebody who restarts it, was just starting it.
+            found = match self.find(ctx, &id).await {
+                Err(err) if err.is_not_found() => return Ok(()),
+                other => other?,
+            };
+            if !found.state.phase.is_running() || found.live.turns.runs_after(turn) {
                 return Ok(());
             }
         }
         let found = running(found, text, "kill")?;
         if last {
+            found.live.turns.end();
             self.intend_stop(ctx, &found).await?;
         }
         self.signal(ctx, &found, signal).await
@@ -493,7 +523,7 @@ impl Engine {
 
     /// A process that ended meanwhile is no error. One that is frozen can
     /// take no signal but the last: it is let go for that.
-    async fn signal(&self, ctx: &Context, found: &Found, signal: u32) -> Result<()> {
+    pub(crate) async fn signal(&self, ctx: &Context, found: &Found, signal: u32) -> Result<()> {
         let id = &found.container.id;
         // Before its end, which may be told at once.
         self.tell_of(ctx, Action::Killed, found, &[("signal", &signal.to_string())]);
@@ -509,7 +539,7 @@ impl Engine {
     }
 
     /// Returns when the first process has ended.
-    async fn ended(&self, ctx: &Context, found: &Found) {
+    pub(crate) async fn ended(&self, ctx: &Context, found: &Found) {
         if found.meta.foreign {
             // An error means that there is no task any more.
             let _ = self.parts.tasks.wait(ctx, &found.container.id, "").await;
@@ -541,112 +571,6 @@ impl Engine {
         }
         let state = live.now().state;
         Ok(state.map_or(found.state.exit_code, |state| state.exit_code))
-    }
-
-    /// Removes a container with its file system and its output, and, when asked for, its
-    /// anonymous volumes.
-    ///
-    /// # Errors
-    /// `NotFound`; `FailedPrecondition` while it runs, unless `force` is set.
-    pub async fn remove(
-        self: &Arc<Self>,
-        ctx: &Context,
-        text: &str,
-        force: bool,
-        volumes: bool,
-    ) -> Result<()> {
-        let found = self.find(ctx, text).await?;
-        let id = found.container.id.clone();
-        let meta = found.meta.clone();
-        let end = Instant::now() + END;
-        let mut attempt = self.try_remove(ctx, text, found, force, volumes).await;
-        // Somebody starts it again and again: not for ever.
-        while let Err(Removal::Started(err)) = attempt {
-            if !force || Instant::now() > end {
-                return Err(err);
-            }
-            attempt = match self.find(ctx, &id).await {
-                Ok(found) => self.try_remove(ctx, text, found, force, volumes).await,
-                Err(err) if err.is_not_found() => Ok(false),
-                Err(err) => Err(err.into()),
-            };
-        }
-        let removed = attempt.map_err(|removal| match removal {
-            Removal::Started(err) | Removal::Failed(err) => err,
-        })?;
-        if volumes && !removed {
-            // Whoever was faster may have left them.
-            self.remove_anonymous(ctx, &id, &meta).await;
-        }
-        Ok(())
-    }
-
-    /// Whether it was removed: it may just have gone otherwise.
-    async fn try_remove(
-        &self,
-        ctx: &Context,
-        text: &str,
-        found: Found,
-        force: bool,
-        volumes: bool,
-    ) -> Result<bool, Removal> {
-        let (id, name) = (found.container.id.as_str(), found.meta.name.as_str());
-        if found.state.phase.is_running() {
-            if !force {
-                let err = Error::failed_precondition(format!(
-                    "cannot remove container \"/{name}\": container is running: stop the \
-                     container before removing or force remove"
-                ));
-                return Err(Removal::Failed(err.about("container", name)));
-            }
-            self.intend_stop(ctx, &found).await?;
-            self.signal(ctx, &found, KILL).await?;
-            let killed = tokio::time::timeout(END, self.ended(ctx, &found)).await;
-            killed.map_err(|_| watch::stuck("remove", name))?;
-            found.live.wait_settled().await;
-        }
-        if found.state.phase == Phase::Restarting && !force {
-            let err = Error::failed_precondition(format!(
-                "cannot remove container \"/{name}\": container is restarting: stop the \
-                 container before removing or force remove"
-            ));
-            return Err(Removal::Failed(err.about("container", name)));
-        }
-        let busy = found.live.hold().await;
-        let state = self.live.state(&ctx.namespace, id);
-        match state.as_ref().map(|state| state.phase) {
-            // It went by itself meanwhile, or another caller was faster.
-            Some(Phase::Removing) if force => return Ok(false),
-            Some(Phase::Removing) => return Err(no_such(text).into()),
-            Some(phase) if phase.is_running() => {
-                return Err(Removal::Started(Error::failed_precondition(format!(
-                    "cannot remove container \"/{name}\": it has just been started"
-                ))));
-            }
-            _ => {}
-        }
-        let before = state.unwrap_or(found.state);
-        found.live.set(State { phase: Phase::Removing, ..before.clone() });
-        // First the intent, so that a restart finishes what was begun.
-        let removing = move |meta: &mut Meta| {
-            meta.state.phase = Phase::Removing;
-            meta.with_volumes = volumes;
-        };
-        let intended = self.store.update(ctx, id, Durability::Buffered, None, removing).await;
-        let meta = Meta { with_volumes: volumes, ..found.meta.clone() };
-        let removed = match intended {
-            Ok(()) => self.dispose(ctx, &found.container, &meta, Durability::Sync).await,
-            Err(err) if err.is_not_found() => return Ok(false),
-            Err(err) => Err(err),
-        };
-        if let Err(err) = removed {
-            let error = err.to_string();
-            found.live.set(State { phase: Phase::Dead, error, ..before });
-            self.record(ctx, id, &found.live, Durability::Sync, Some(Action::Updated)).await;
-            return Err(err.context(format!("remove container {name}")).into());
-        }
-        drop(busy);
-        Ok(true)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::execs::Execs;
 use crate::health::HealthStatus;
 use crate::model::{Connected, Phase, RestartPolicy, State};
 use crate::restart;
+use crate::turns::Turns;
 
 /// Those who want a container wait so long for it to be made.
 const MAKING: Duration = Duration::from_secs(30);
@@ -23,6 +24,8 @@ pub(crate) struct Live {
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     /// Its further processes.
     pub(crate) execs: Execs,
+    /// What is wanted of it.
+    pub(crate) turns: Turns,
     now: watch::Sender<Now>,
 }
 
@@ -39,6 +42,8 @@ pub(crate) struct Now {
     policy: RestartPolicy,
     /// So many are about to start it anew: it does not go with its end.
     kept: u32,
+    /// Its shim has not said yet what it does.
+    unclear: bool,
     /// Its record is gone.
     gone: bool,
 }
@@ -61,6 +66,11 @@ impl Now {
         self.phase().is_some_and(Phase::is_running)
     }
 
+    /// Whether nothing of a run that has ended is left, as far as anybody knows.
+    fn is_settled(&self) -> bool {
+        !self.unclear && (self.runs() || !self.watched)
+    }
+
     fn is_healthy(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.health == HealthStatus::Healthy)
     }
@@ -72,21 +82,22 @@ impl Live {
         self.now.borrow().clone()
     }
 
-    /// Takes the container into one's hands, once it is made and nothing is left of a run
-    /// that has ended: a session may learn of an end before the watcher has cleaned up after
-    /// it. One that is not made in time was left half-way.
+    /// Takes the container into one's hands, once it is made, its shim has said what it does,
+    /// and nothing is left of a run that has ended: a session may learn of an end before the
+    /// watcher has cleaned up after it. One that is not made in time was left half-way.
     pub(crate) async fn hold(&self) -> MutexGuard<'_, ()> {
         let mut now = self.subscribe();
         let made = now.wait_for(|now| now.phase() != Some(Phase::Creating));
         let _ = tokio::time::timeout(MAKING, made).await;
         loop {
             let busy = self.busy.lock().await;
-            let now = self.now();
-            if now.runs() || !now.watched {
+            let settled = self.now.borrow().is_settled();
+            if settled {
                 return busy;
             }
             drop(busy);
-            self.wait_settled().await;
+            // The sender is part of self.
+            let _ = now.wait_for(Now::is_settled).await;
         }
     }
 
@@ -120,6 +131,22 @@ impl Live {
         self.now.send_modify(|now| {
             now.kept = if kept { now.kept + 1 } else { now.kept.saturating_sub(1) };
         });
+    }
+
+    /// Whether it has ended, and somebody is about to start it anew.
+    pub(crate) fn is_between(&self) -> bool {
+        let now = self.now.borrow();
+        now.kept > 0 && !now.runs()
+    }
+
+    /// Whether its shim is still to say what it does: whoever wants it waits for that.
+    pub(crate) fn set_unclear(&self, unclear: bool) {
+        self.now.send_modify(|now| now.unclear = unclear);
+    }
+
+    /// Whether its shim is still to say what it does.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.now.borrow().unclear
     }
 
     /// Where it is in its networks from now on, while it runs.
@@ -225,6 +252,13 @@ impl Live {
         self.now().state.unwrap_or_default()
     }
 
+    /// Waits until nothing of this run is left, whether or not there is another one by then.
+    pub(crate) async fn wait_over(&self, run: u32) {
+        let mut now = self.subscribe();
+        // As above.
+        let _ = now.wait_for(|now| now.run != run || !now.watched).await;
+    }
+
     /// Waits until its policy lets it start. `false` when somebody else has decided otherwise.
     pub(crate) async fn restarts_after(&self) -> bool {
         let mut now = self.subscribe();
@@ -300,6 +334,7 @@ impl LiveTable {
             Arc::new(Live {
                 busy: Arc::default(),
                 execs: Execs::default(),
+                turns: Turns::default(),
                 now: watch::Sender::new(Now::default()),
             })
         };
@@ -404,6 +439,24 @@ mod tests {
         assert_eq!(live.now().state, Some(running(8)));
         assert_eq!(live.wait_run(7).await, running(8));
         drop(live.hold().await);
+        live.wait_over(7).now_or_never().expect("nothing of the first run is left");
+        assert!(live.wait_over(8).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_wants_a_container_waits_until_it_is_known_what_it_does() {
+        let live =
+            LiveTable::default().entry(&Context::new(Namespace::new("default").unwrap()), "c1");
+        live.set_unclear(true);
+        let mut held = pin!(live.hold());
+        assert!(held.as_mut().now_or_never().is_none());
+        live.watched(
+            State { phase: Phase::Running, pid: 7, ..State::default() },
+            RestartPolicy::default(),
+        );
+        assert!(held.as_mut().now_or_never().is_none(), "it is being looked after");
+        live.set_unclear(false);
+        drop(held.now_or_never().expect("it runs"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,12 +24,11 @@ const TERM: u32 = 15;
 /// Digits of an ID that make a host name.
 const SHORT_ID: usize = 12;
 
-/// A container that exists.
+/// A container that has a record.
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) container: Container,
     pub(crate) meta: Meta,
-    pub(crate) mounts: Vec<Mount>,
     pub(crate) live: Arc<Live>,
     pub(crate) warnings: Vec<String>,
 }
@@ -59,7 +58,7 @@ impl Engine {
             image = self.image_for(ctx, &options.image, pull, platform, None) => image?,
             () = gone => return Err(Error::new(Kind::Cancelled, "the caller went away")),
         };
-        let made = self.make(ctx, options, &image, None).await?;
+        let made = self.make(ctx, options, &image).await?;
         let busy = made.live.busy.lock().await;
         if let Err(err) = self.mark_created(ctx, &made, Phase::Created).await {
             self.undo(ctx, &made.container, &made.meta, &made.live).await;
@@ -86,7 +85,20 @@ impl Engine {
 
     /// Makes a container: its record first, then its file system and files.
     /// Nothing of it remains when that fails.
-    pub(crate) async fn make(
+    async fn make(&self, ctx: &Context, options: ContainerOptions, image: &Ready) -> Result<Made> {
+        let made = self.register(ctx, options, image, None).await?;
+        if let Err(err) = self.furnish(ctx, &made, image).await {
+            self.undo(ctx, &made.container, &made.meta, &made.live).await;
+            return Err(err);
+        }
+        Ok(made)
+    }
+
+    /// Makes the record of a container, and nothing else of it.
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    pub(crate) async fn register(
         &self,
         ctx: &Context,
         mut options: ContainerOptions,
@@ -101,7 +113,6 @@ impl Engine {
             names::validate(&options.name)?;
         }
         let id = names::random_id();
-        let files = self.files(ctx, &id);
         let (mut settings, mut warnings) = self.settle(ctx, &options, image, &id).await?;
         // Its volumes stay as they are until its record names them.
         let volumes = image.config.config.as_ref().and_then(|config| config.volumes.as_ref());
@@ -117,6 +128,25 @@ impl Engine {
         drop(held);
         let live = self.live.entry(ctx, &id);
         live.set(State { phase: Phase::Creating, ..State::default() });
+        warnings.extend(mismatch(image));
+        Ok(Made { container, meta, live, warnings })
+    }
+
+    /// Makes the file system, the files and the mounts of a container that has a record. Answers
+    /// with what its root is mounted from. Who undoes the container takes away what there is of
+    /// them when that fails.
+    ///
+    /// # Errors
+    /// The snapshotter's, the system's.
+    pub(crate) async fn furnish(
+        &self,
+        ctx: &Context,
+        made: &Made,
+        image: &Ready,
+    ) -> Result<Vec<Mount>> {
+        let Made { container, meta, .. } = made;
+        let files = self.files(ctx, &container.id);
+        let shelf = Arc::clone(&self.shelf);
         let written = async {
             let settings = meta.settings.clone();
             // In networks it gets them with its start, which may come first to know the host.
@@ -124,23 +154,12 @@ impl Engine {
                 true => Vec::new(),
                 false => self.extra_lines(ctx, &settings).await?,
             };
-            blocking(move || files.write(&settings, &lines)).await
+            blocking(move || files.write(&shelf, &settings, &lines)).await
         };
-        let (mounts, written) = tokio::join!(self.prepare(ctx, &container, image), written);
-        let made = match written.and(mounts) {
-            Ok(mounts) => self.make_mounts(ctx, &container, &meta, &mounts).await.map(|()| mounts),
-            Err(err) => Err(err),
-        };
-        match made {
-            Ok(mounts) => {
-                warnings.extend(mismatch(image));
-                Ok(Made { container, meta, mounts, live, warnings })
-            }
-            Err(err) => {
-                self.undo(ctx, &container, &meta, &live).await;
-                Err(err)
-            }
-        }
+        let (mounts, written) = tokio::join!(self.prepare(ctx, container, image), written);
+        let mounts = written.and(mounts)?;
+        self.make_mounts(ctx, container, meta, &mounts).await?;
+        Ok(mounts)
     }
 
     /// What a container is to be like, looked through, and what a user should know of that.

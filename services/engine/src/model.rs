@@ -308,6 +308,9 @@ pub(crate) struct Meta {
     /// The request that made it, when that may be repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) idempotency: Option<Idempotency>,
+    /// It is killed in order to be removed: a daemon that comes after this one finishes that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) removing: bool,
     /// Its removal, once begun, takes its anonymous volumes as well.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) with_volumes: bool,
@@ -393,7 +396,7 @@ mod tests {
         assert_eq!(foreign.settings.command, ["sh", "-c"]);
         meta.store(&mut container).unwrap();
         assert_eq!(Meta::of(&container).unwrap(), meta);
-        let leaving = Meta { with_volumes: true, ..meta };
+        let leaving = Meta { removing: true, with_volumes: true, ..meta };
         leaving.store(&mut container).unwrap();
         assert_eq!(Meta::of(&container).unwrap(), leaving);
     }

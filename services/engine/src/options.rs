@@ -177,6 +177,8 @@ pub enum SessionInput {
     Resize(Size),
     /// A signal for the process, as a user writes it.
     Signal(String),
+    /// The user leaves: the last that is said.
+    Detach,
 }
 
 /// To the caller of a session.
@@ -215,7 +217,7 @@ pub enum SessionOutput {
 
 /// The two directions of a session. The output is bounded: a caller that does
 /// not take it slows the process down. A caller who goes away leaves the
-/// process running.
+/// process running; one who goes before it runs wants none of it.
 #[derive(Debug)]
 pub struct Session {
     /// What the caller says; its end without [`SessionInput::StdinEnd`] means nothing.
@@ -225,8 +227,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Tells the caller, who may have gone.
-    pub(crate) async fn tell(&self, message: SessionOutput) {
-        let _ = self.output.send(message).await;
+    /// Tells the caller. Whether there is one still.
+    pub(crate) async fn tell(&self, message: SessionOutput) -> bool {
+        self.output.send(message).await.is_ok()
     }
 }

@@ -1,9 +1,10 @@
 //! After a restart: containers that run are watched again, the others get
-//! the end that they had, and what was half-done is undone or finished.
+//! the end that they had, and what was half-done is undone or finished. Of what
+//! a shim does not say in time the rest follows while others are served.
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,12 @@ use gantry_core::networks::{Living, Recovered};
 use gantry_core::tasks::{Process, Status};
 use gantry_core::{Context, Namespace, Result, faults, volumes};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::Engine;
 use crate::files::socket_directory;
+use crate::live::Live;
 use crate::model::{Meta, Phase, State};
 use crate::watch::stuck;
 
@@ -25,6 +29,8 @@ use crate::watch::stuck;
 const UNDO: Duration = Duration::from_secs(15);
 /// So many may do so at the same time.
 const SIDE_BY_SIDE: usize = 64;
+/// Between attempts to learn what a container does from a shim that does not answer.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A container that an earlier daemon left.
 struct Left {
@@ -32,6 +38,15 @@ struct Left {
     container: Container,
     meta: Meta,
     task: Option<Process>,
+}
+
+impl Left {
+    /// Whether its shim is still to say what it does. Of one that was told to run what is stored
+    /// says enough.
+    fn is_unclear(&self) -> bool {
+        let silent = self.task.as_ref().is_some_and(|task| task.status == Status::Unknown);
+        silent && !self.meta.state.phase.is_running()
+    }
 }
 
 impl Engine {
@@ -83,7 +98,7 @@ impl Engine {
         let (database, namespace) = (Arc::clone(&self.parts.database), ctx.namespace.clone());
         let rows = blocking(move || CONTAINERS.list(&*database, namespace.as_str())).await?;
         for (id, container) in rows {
-            let meta = match Meta::of(&container) {
+            let mut meta = match Meta::of(&container) {
                 Ok(meta) if !meta.foreign => meta,
                 Ok(_) => continue,
                 Err(err) => {
@@ -91,6 +106,10 @@ impl Engine {
                     continue;
                 }
             };
+            if meta.removing {
+                // Whatever it came to.
+                meta.state.phase = Phase::Removing;
+            }
             let task = tasks.remove(&id);
             all.push(Left { ctx: ctx.clone(), container, meta, task });
         }
@@ -98,6 +117,42 @@ impl Engine {
     }
 
     async fn recover_one(self: &Arc<Self>, left: Left, networks: Option<Recovered>) {
+        if left.is_unclear() {
+            self.recover_later(left, networks);
+        } else {
+            self.recover_known(left, networks).await;
+        }
+    }
+
+    /// Recovers a container once its shim has said what it does. Only those who want this one
+    /// wait for that.
+    fn recover_later(self: &Arc<Self>, left: Left, networks: Option<Recovered>) {
+        let live = self.live.entry(&left.ctx, &left.container.id);
+        live.set_unclear(true);
+        if left.meta.state.phase == Phase::Removing {
+            live.set(left.meta.state.clone());
+        }
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            let task = engine.task_at_last(&left.ctx, &left.container.id).await;
+            engine.recover_known(Left { task, ..left }, networks).await;
+            live.set_unclear(false);
+        });
+    }
+
+    /// The task of a container, once its shim has said what it does; `None` when there is none.
+    async fn task_at_last(&self, ctx: &Context, id: &str) -> Option<Process> {
+        loop {
+            let asked = self.parts.tasks.get(ctx, id, "").await;
+            match self.parts.tasks.last_known(ctx, id).await {
+                Some(task) if task.status == Status::Unknown && asked.is_err() => {}
+                known => return known,
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn recover_known(self: &Arc<Self>, left: Left, networks: Option<Recovered>) {
         let Left { ctx, container, meta, task } = left;
         match task {
             // Its end was recorded and told; only its task is left.
@@ -160,8 +215,12 @@ impl Engine {
         };
         tracing::info!(id, name = meta.name, "the container runs");
         live.watched(state, meta.settings.restart);
-        if task.status != Status::Stopped {
-            self.settle_networks(ctx, id, &meta, &live, networks).await;
+        match task.status {
+            Status::Unknown if meta.settings.is_attached() => {
+                self.settle_later(ctx, id, &live, networks);
+            }
+            Status::Unknown | Status::Stopped => {}
+            _ => self.settle_networks(ctx, id, &meta, &live, networks).await,
         }
         // Unless that was recorded, it may not have been told either.
         let started = (!meta.state.phase.is_running()).then_some(Action::Started);
@@ -172,6 +231,29 @@ impl Engine {
             // What its policy starts again is to be known before any of them is started.
             let _ = tokio::time::timeout(UNDO, live.wait_settled()).await;
         }
+    }
+
+    /// Brings a container that runs to its networks once its shim answers.
+    fn settle_later(
+        self: &Arc<Self>,
+        ctx: &Context,
+        id: &str,
+        live: &Arc<Live>,
+        networks: Option<Recovered>,
+    ) {
+        let (engine, ctx, id) = (Arc::clone(self), ctx.clone(), id.to_owned());
+        let (live, run) = (Arc::clone(live), live.now().run());
+        tokio::spawn(async move {
+            engine.task_at_last(&ctx, &id).await;
+            let now = live.now();
+            // It may have been renamed meanwhile, and the like.
+            if now.runs()
+                && now.run() == run
+                && let Ok(Some((_, meta))) = engine.store.get(&ctx, &id).await
+            {
+                engine.settle_networks(&ctx, &id, &meta, &live, networks).await;
+            }
+        });
     }
 
     /// There is no task.
@@ -194,7 +276,12 @@ impl Engine {
                 self.dispose_or_bury(ctx, &container, &meta, &live).await;
             }
             Phase::Created | Phase::Exited | Phase::Restarting | Phase::Dead => {
-                self.live.forget(ctx, id);
+                if live.is_unclear() {
+                    // Nobody has taken it out of its networks.
+                    self.leave_networks(ctx, id).await;
+                } else {
+                    self.live.forget(ctx, id);
+                }
                 if self.find_waiting(ctx, id, &meta) || meta.state.phase != Phase::Restarting {
                     return;
                 }
@@ -215,8 +302,7 @@ fn living(all: &[Left]) -> Vec<Living> {
         let Left { ctx, container, meta, task } = left;
         let task = task.as_ref().filter(|_| meta.settings.is_attached())?;
         let runs = match task.status {
-            Status::Running | Status::Paused | Status::Pausing => true,
-            Status::Unknown => meta.state.phase.is_running(),
+            Status::Running | Status::Paused | Status::Pausing | Status::Unknown => true,
             Status::Created | Status::Stopped => false,
         };
         let pid = if task.pid == 0 { meta.state.pid } else { task.pid };
@@ -243,20 +329,28 @@ fn sweep_sockets(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        let refused = UnixStream::connect(&path)
-            .is_err_and(|err| err.kind() == std::io::ErrorKind::ConnectionRefused);
-        if refused {
+        if connect_now(&path) == Err(Errno::ECONNREFUSED) {
             // Whoever removed it first was right.
             let _ = faults::around("sweep a socket", || fs::remove_file(&path));
         }
     }
 }
 
+/// Connects to a socket for a moment. It waits for nobody: a shim that hangs takes no more than
+/// so many connections.
+fn connect_now(path: &Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::model::Network;
     use gantry_core::Timestamp;
     use gantry_core::tasks::Exit;
 
@@ -277,23 +371,50 @@ mod tests {
         assert!(begin.elapsed() < 2 * UNDO);
     }
 
+    fn left(network: Network, status: Status, pid: u32) -> Left {
+        let mut meta = Meta::default();
+        meta.settings.network = network;
+        meta.state = State { phase: Phase::Running, pid: 9, ..State::default() };
+        Left {
+            ctx: Context::new(Namespace::new("default").unwrap()),
+            container: Container::default(),
+            meta,
+            task: Some(Process { status, pid, ..Process::default() }),
+        }
+    }
+
+    #[test]
+    fn sockets_go_on_which_nobody_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, alive] = ["dead", "alive"].map(|name| dir.path().join(name));
+        drop(UnixListener::bind(&dead).unwrap());
+        let _shim = UnixListener::bind(&alive).unwrap();
+        // It takes none of them, so that a further one would have to wait.
+        while connect_now(&alive).is_ok() {}
+        sweep_sockets(dir.path());
+        assert!(!dead.exists() && alive.exists());
+    }
+
+    #[test]
+    fn what_a_silent_shim_leaves_unclear() {
+        let unclear = |phase, status| {
+            let mut left = left(Network::None, status, 7);
+            left.meta.state.phase = phase;
+            left.is_unclear()
+        };
+        for phase in [Phase::Creating, Phase::Created, Phase::Exited, Phase::Removing] {
+            assert!(unclear(phase, Status::Unknown), "{phase:?}");
+            assert!(!unclear(phase, Status::Created), "{phase:?}");
+        }
+        assert!(!unclear(Phase::Running, Status::Unknown), "it is recorded that it was started");
+    }
+
     #[test]
     fn who_is_in_networks() {
-        use crate::model::Network;
-        let left = |network, status, pid| {
-            let mut meta = Meta::default();
-            meta.settings.network = network;
-            meta.state = State { phase: Phase::Running, pid: 9, ..State::default() };
-            Left {
-                ctx: Context::new(Namespace::new("default").unwrap()),
-                container: Container::default(),
-                meta,
-                task: Some(Process { status, pid, ..Process::default() }),
-            }
-        };
         let pids = |left| living(&[left]).into_iter().map(|one| one.pid).collect::<Vec<_>>();
         assert_eq!(pids(left(Network::Attached, Status::Running, 7)), [7]);
         assert_eq!(pids(left(Network::Attached, Status::Unknown, 0)), [9]);
+        assert_eq!(pids(left(Network::Attached, Status::Unknown, 7)), [7]);
         for status in [Status::Created, Status::Stopped] {
             assert!(pids(left(Network::Attached, status, 7)).is_empty());
         }

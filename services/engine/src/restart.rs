@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// Takes a container that was found not to run, if it is to run. Whether it is.
-    pub(crate) fn find_waiting(&self, ctx: &Context, id: &str, meta: &Meta) -> bool {
+    pub(crate) fn find_waiting(self: &Arc<Self>, ctx: &Context, id: &str, meta: &Meta) -> bool {
         if !with_daemon(meta.settings.restart, &meta.state) {
             return false;
         }
@@ -190,7 +190,7 @@ impl Engine {
             stopped_by_user: false,
             ..meta.state.clone()
         });
-        self.waiting.take(ctx, id);
+        self.restart_later(ctx, id, &live);
         true
     }
 

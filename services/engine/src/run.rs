@@ -1,14 +1,16 @@
 //! Starting containers, and carrying what they say.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use gantry_core::attach::LogUri;
 use gantry_core::containers::Container;
 use gantry_core::db::Durability;
 use gantry_core::images::ProgressSink;
-use gantry_core::tasks::{CreateTask, ExecFailure, Stdio, exec_failure};
+use gantry_core::tasks::{CreateTask, ExecFailure, Rootfs, Stdio, exec_failure};
 use gantry_core::{Context, Error, Kind, Mount, Result, Timestamp};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
+use tokio::sync::oneshot;
 
 use crate::Engine;
 use crate::attach::Attached;
@@ -19,13 +21,13 @@ use crate::live::Live;
 use crate::model::{Meta, Phase, State};
 use crate::options::{RunRequest, Session, SessionOutput};
 use crate::scope;
+use crate::specification::is_final;
 
 /// What a container's start needs.
 pub(crate) struct Start<'a> {
     pub(crate) ctx: &'a Context,
     pub(crate) container: &'a Container,
     pub(crate) meta: &'a Meta,
-    pub(crate) mounts: Vec<Mount>,
     pub(crate) live: &'a Arc<Live>,
     /// It goes with its session: nobody else was told of it.
     pub(crate) transient: bool,
@@ -43,7 +45,8 @@ pub(crate) struct NotRun {
 impl Engine {
     /// Makes a container and starts it. A detached one is left on its own;
     /// for others input and output are carried until it ends, or until
-    /// the caller goes, who leaves it running.
+    /// the caller goes, who leaves it running. One who goes before it runs
+    /// wants it not to.
     ///
     /// The record is durable before the caller is told of the container. The
     /// exception is one that is not detached and goes with its end: it does
@@ -83,19 +86,23 @@ impl Engine {
         // As when its start fails. A request that may be repeated finds it and starts it.
         let undone = options.auto_remove && once.is_none();
         let stored = if undone { Phase::Creating } else { Phase::Created };
-        let mut made = self.make(ctx, options, &image, request.size).await?;
+        let made = self.register(ctx, options, &image, request.size).await?;
         let live = Arc::clone(&made.live);
         let busy = live.busy.lock().await;
         let start = Start {
             ctx,
             container: &made.container,
             meta: &made.meta,
-            mounts: std::mem::take(&mut made.mounts),
             live: &live,
             transient,
             carried: State::default(),
         };
+        // Its shim is got ready while it is made.
+        let (furnished, mounts) = oneshot::channel();
         let told = async {
+            let mounts = self.furnish(ctx, &made, &image).await?;
+            // Nobody waits for them when there is no shim.
+            let _ = furnished.send(rootfs(&made.meta, mounts));
             if transient {
                 live.set(State { phase: Phase::Created, ..State::default() });
                 self.tell(ctx, Action::Created, &made.container, &made.meta, &live);
@@ -111,9 +118,17 @@ impl Engine {
             }
             Ok(())
         };
-        let (told, prepared) = tokio::join!(told, self.create_task(&start));
+        let unmade = |_| Error::internal("there is no root file system");
+        let mounts = async move { mounts.await.map_err(unmade) };
+        let prepared = self.create_task_on(&start, Box::pin(mounts));
+        let (told, prepared) = tokio::join!(told, prepared);
         let join = if request.detach { Join::No } else { Join::With(request.size) };
         let started = match told.and(prepared) {
+            // It would run for nobody.
+            Ok(_) if !request.detach && session.output.is_closed() => {
+                let text = "the caller went away before the container was started";
+                Err(Error::new(Kind::Cancelled, text))
+            }
             Ok(pid) => self.start_task(&start, pid, join).await,
             Err(err) => Err(err),
         };
@@ -131,7 +146,10 @@ impl Engine {
             }
         };
         drop(busy);
-        session.tell(SessionOutput::Started { pid }).await;
+        if !session.tell(SessionOutput::Started { pid }).await && !request.detach {
+            // As above. It may have ended.
+            let _ = self.kill(ctx, &made.container.id, "").await;
+        }
         if let Some(attached) = attached {
             let (id, meta) = (made.container.id.as_str(), &made.meta);
             let stdin = request.attach_stdin;
@@ -169,8 +187,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Has a shim prepare the first process.
-    pub(crate) async fn create_task(&self, start: &Start<'_>) -> Result<u32> {
+    /// Has a shim prepare the first process of a container that is there, with its root on these
+    /// mounts.
+    pub(crate) async fn create_task(&self, start: &Start<'_>, mounts: Vec<Mount>) -> Result<u32> {
+        let rootfs = rootfs(start.meta, mounts);
+        self.create_task_on(start, Box::pin(ready(Ok(rootfs)))).await
+    }
+
+    /// [`Engine::create_task`] for a container of which no more than its record may be there: all
+    /// of it is once its root file system is.
+    async fn create_task_on(&self, start: &Start<'_>, rootfs: Rootfs) -> Result<u32> {
         let Start { ctx, container, meta, .. } = *start;
         let state = &self.parts.config.state;
         let socket = attach_socket(state, &container.id);
@@ -182,18 +208,34 @@ impl Engine {
             stdin: meta.settings.open_stdin,
             ..self.log_uri(ctx, container, meta)?
         };
+        let rootfs: Rootfs = match is_final(&meta.settings) {
+            true => rootfs,
+            false => Box::pin(ready(Ok(rootfs.await?))),
+        };
         // Held until the task is made: it leads to other containers.
         let (record, _shared) = self.record_to_start(ctx, container, &meta.settings).await?;
         let task = CreateTask {
             container_id: container.id.clone(),
-            rootfs: rootfs(start),
             stdio: Stdio { stdout: uri.format(), terminal: meta.settings.tty, ..Stdio::default() },
             container: Some(record),
             ..CreateTask::default()
         };
         // Both are needed before anything of it runs, and neither for the other.
-        let created = self.parts.tasks.create(ctx, task);
-        let (created, reserved) = tokio::join!(created, self.reserve_networks(start));
+        let (there, made) = oneshot::channel();
+        let rootfs = async move {
+            let mounts = rootfs.await?;
+            let _ = there.send(());
+            Ok::<_, Error>(mounts)
+        };
+        let created = self.parts.tasks.create_on(ctx, task, Box::pin(rootfs));
+        let reserved = async {
+            match made.await {
+                Ok(()) => self.reserve_networks(start).await,
+                // Nor is there a task.
+                Err(_) => Ok(()),
+            }
+        };
+        let (created, reserved) = tokio::join!(created, reserved);
         reserved.and(created)
     }
 
@@ -219,6 +261,7 @@ impl Engine {
         };
         self.parts.tasks.start(ctx, &container.id, "").await?;
         self.tell_connected(ctx, &connected).await;
+        self.tell_mounted(ctx, &container.id, &meta.settings);
         let state = State {
             phase: Phase::Running,
             pid,
@@ -327,9 +370,8 @@ impl NotRun {
 
 /// The mounts of a container's root. What one that goes with its end has
 /// written is nobody's: its overlay need not bring it to the disk.
-fn rootfs(start: &Start<'_>) -> Vec<Mount> {
-    let mut mounts = start.mounts.clone();
-    if start.meta.settings.auto_remove {
+fn rootfs(meta: &Meta, mut mounts: Vec<Mount>) -> Vec<Mount> {
+    if meta.settings.auto_remove {
         let writable = |m: &&mut Mount| {
             m.kind == "overlay" && m.options.iter().any(|o| o.starts_with("upperdir="))
         };

@@ -20,14 +20,20 @@ pub(crate) fn sees(ctx: &Context, labels: &Labels) -> bool {
     ctx.scope.as_ref().is_none_or(|scope| scope.covers(labels))
 }
 
-/// Refuses a container that is not the client's.
+/// Refuses an object by the name that the client gave it, where that stands for a container with
+/// these labels that is not the client's.
 ///
 /// # Errors
 /// `PermissionDenied`.
-pub(crate) fn check(scope: Option<&Scope>, text: &str, labels: &Labels) -> Result<()> {
+pub(crate) fn check(
+    scope: Option<&Scope>,
+    object: &str,
+    text: &str,
+    labels: &Labels,
+) -> Result<()> {
     match scope {
         Some(scope) if !scope.covers(labels) => {
-            Err(refuse(scope, format_args!("container {text}")).about("container", text))
+            Err(refuse(scope, format_args!("{object} {text}")).about(object, text))
         }
         _ => Ok(()),
     }
@@ -64,6 +70,24 @@ pub(crate) fn admit_exec(ctx: &Context, request: &ExecRequest) -> Result<()> {
         Some((scope, _)) if request.privileged => Err(refuse(scope, "a privileged process")),
         _ => Ok(()),
     }
+}
+
+/// Lets a client choose how ps(1) shows the processes of a container. These are told from the
+/// host's by the word below `PID`: nothing before it may have blanks in it, or no title.
+///
+/// # Errors
+/// `PermissionDenied`.
+pub(crate) fn admit_columns(ctx: &Context, options: &[String], titles: &[String]) -> Result<()> {
+    /// Letters that choose processes, or columns of which one word each is before the ID.
+    const USUAL: &str = "-AFHLadefjluwxy";
+    let Some(scope) = ctx.scope.as_deref() else { return Ok(()) };
+    let usual = options.iter().all(|option| option.chars().all(|letter| USUAL.contains(letter)));
+    let titled = !options.iter().any(|option| option.contains('='));
+    let first = titled && titles.first().is_some_and(|title| title == "PID");
+    if usual || first {
+        return Ok(());
+    }
+    Err(refuse(scope, "a list of processes with other columns before PID, or titles of one's own"))
 }
 
 /// Lets a client change limits of a container of its own.
@@ -339,16 +363,42 @@ mod tests {
     }
 
     #[test]
+    fn processes_of_the_host_are_not_shown_for_the_containers() {
+        let admitted = |ctx: &Context, options: &str, titles: &str| {
+            let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            let said = admit_columns(ctx, &words(options), &words(titles));
+            said.inspect_err(|err| assert_eq!(err.kind(), Kind::PermissionDenied)).is_ok()
+        };
+        let ctx = limited();
+        admit_columns(&ctx, &[], &["UID".to_owned(), "PID".to_owned()]).unwrap();
+        assert!(admitted(&ctx, "aux", "USER PID") && admitted(&ctx, "-ef", "UID PID"));
+        assert!(admitted(&ctx, "-eo pid,args", "PID COMMAND"));
+        // A word in another column of the host's process is taken for its ID.
+        for (options, titles) in [
+            ("-eo uid=,pid,args", "PID COMMAND"),
+            ("-eo lstart,uid,gid,ppid,pid", "STARTED UID GID PPID PID"),
+            ("-efZ", "LABEL UID PID"),
+        ] {
+            assert!(!admitted(&ctx, options, titles), "{options}");
+            let free = Context { scope: None, ..ctx.clone() };
+            assert!(admitted(&free, options, titles), "{options}");
+        }
+    }
+
+    #[test]
     fn others_containers() {
         let ctx = limited();
         let own = Labels::from([("ci".to_owned(), "true".to_owned())]);
         assert!(sees(&ctx, &own) && !sees(&ctx, &Labels::new()));
-        check(ctx.scope.as_deref(), "web", &own).unwrap();
-        check(None, "web", &Labels::new()).unwrap();
-        let err = check(ctx.scope.as_deref(), "web", &Labels::new()).unwrap_err();
+        let check = |scope, labels: &Labels| check(scope, "container", "web", labels);
+        check(ctx.scope.as_deref(), &own).unwrap();
+        check(None, &Labels::new()).unwrap();
+        let err = check(ctx.scope.as_deref(), &Labels::new()).unwrap_err();
         assert_eq!(
             (err.kind(), err.subject()),
             (Kind::PermissionDenied, Some(("container", "web")))
         );
+        let key = super::check(ctx.scope.as_deref(), "idempotency key", "k", &Labels::new());
+        assert!(key.unwrap_err().to_string().starts_with("idempotency key k is beyond"));
     }
 }

@@ -1,10 +1,11 @@
 //! The two directions of a session, between a caller and a shim.
 
-use gantry_core::tasks::Tasks;
 use gantry_core::{Context, Result};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
+use crate::Engine;
 use crate::attach::{Attached, Frame, Input};
-use crate::options::{Session, SessionInput, SessionOutput};
+use crate::options::{Session, SessionInput, SessionOutput, Size};
 use crate::signal;
 
 /// How a session ended.
@@ -21,7 +22,7 @@ pub(crate) enum Ended {
 /// The process of a session.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
-    pub(crate) tasks: &'a dyn Tasks,
+    pub(crate) engine: &'a Engine,
     pub(crate) ctx: &'a Context,
     pub(crate) id: &'a str,
     pub(crate) exec_id: &'a str,
@@ -31,9 +32,33 @@ pub(crate) struct Target<'a> {
     pub(crate) sole: bool,
 }
 
+impl Target<'_> {
+    /// Tells of the terminal's size, as Docker does: not of a further process'.
+    async fn tell_resized(&self, size: Size) {
+        if self.exec_id.is_empty() {
+            let (height, width) = (size.rows.to_string(), size.columns.to_string());
+            let told = [("height", height.as_str()), ("width", width.as_str())];
+            self.engine.tell_of_id(self.ctx, Action::Resized, self.id, &told).await;
+        }
+    }
+
+    /// Tells that the user left.
+    async fn tell_detached(&self) {
+        let Self { engine, ctx, id, exec_id, .. } = *self;
+        if exec_id.is_empty() {
+            engine.tell_of_id(ctx, Action::Detached, id, &[]).await;
+        } else {
+            engine.tell_of_id(ctx, Action::ExecDetached, id, &[("exec_id", exec_id)]).await;
+        }
+    }
+}
+
 /// Carries input and output until the process or the caller is gone.
 pub(crate) async fn carry(target: Target<'_>, attached: Attached, session: &mut Session) -> Ended {
     let Attached { mut from, mut to } = attached;
+    if let Some(size) = to.size() {
+        target.tell_resized(size).await;
+    }
     let output = session.output.clone();
     let outputs = async {
         loop {
@@ -54,8 +79,12 @@ pub(crate) async fn carry(target: Target<'_>, attached: Attached, session: &mut 
     };
     let inputs = async {
         while let Some(input) = session.input.recv().await {
+            let leaves = matches!(input, SessionInput::Detach);
             if let Err(err) = forward(target, &mut to, input).await {
                 tracing::debug!(id = target.id, error = %err, "input of an attached session");
+            }
+            if leaves {
+                return;
             }
         }
         // The caller has said all: what remains is to listen.
@@ -67,8 +96,8 @@ pub(crate) async fn carry(target: Target<'_>, attached: Attached, session: &mut 
         () = session.output.closed() => Ended::CallerGone,
     };
     if ended == Ended::CallerGone && target.stdin && target.sole {
-        let Target { tasks, ctx, id, exec_id, .. } = target;
-        if let Err(err) = tasks.close_stdin(ctx, id, exec_id).await {
+        let Target { engine, ctx, id, exec_id, .. } = target;
+        if let Err(err) = engine.parts.tasks.close_stdin(ctx, id, exec_id).await {
             tracing::debug!(id, error = %err, "end the input of a caller who is gone");
         }
     }
@@ -80,10 +109,19 @@ async fn forward(target: Target<'_>, to: &mut Input, input: SessionInput) -> Res
         SessionInput::Stdin(bytes) if target.stdin => to.stdin(&bytes).await,
         SessionInput::StdinEnd if target.stdin => to.stdin_end().await,
         SessionInput::Stdin(_) | SessionInput::StdinEnd => Ok(()),
-        SessionInput::Resize(size) => to.resize(size).await,
+        SessionInput::Resize(size) => {
+            to.resize(size).await?;
+            target.tell_resized(size).await;
+            Ok(())
+        }
         SessionInput::Signal(text) => {
             let signal = signal::parse(&text)?;
-            target.tasks.kill(target.ctx, target.id, target.exec_id, signal, false).await
+            let Target { engine, ctx, id, exec_id, .. } = target;
+            engine.parts.tasks.kill(ctx, id, exec_id, signal, false).await
+        }
+        SessionInput::Detach => {
+            target.tell_detached().await;
+            Ok(())
         }
     }
 }

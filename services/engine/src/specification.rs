@@ -22,6 +22,11 @@ pub(crate) enum Moment {
     Starting,
 }
 
+/// Whether the specification that is stored of a container is that of its start.
+pub(crate) fn is_final(settings: &Settings) -> bool {
+    settings.mounts.is_empty() && !settings.flags.can_change()
+}
+
 impl Engine {
     /// A container's specification; `id` comes with its snapshotter. It leads to other
     /// containers for as long as what comes with it lives.
@@ -94,7 +99,7 @@ impl Engine {
         settings: &Settings,
     ) -> Result<(Box<Container>, Shared)> {
         let mut record = Box::new(container.clone());
-        if settings.mounts.is_empty() && !settings.flags.can_change() {
+        if is_final(settings) {
             return Ok((record, Shared::default()));
         }
         let which = (container.id.as_str(), container.snapshotter.as_str());

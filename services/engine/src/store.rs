@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gantry_core::containers::{CONTAINERS, Container};
-use gantry_core::db::{Database, Durability, Table, blocking, write_then};
+use gantry_core::db::{Database, Durability, Table, Transaction, blocking, write_then};
 use gantry_core::history::{History, Staged};
 use gantry_core::{Any, Context, Error, Namespace, Result, Timestamp};
 use gantry_grpc::any;
@@ -61,7 +61,7 @@ impl Store {
             container.labels.extend([label]);
             meta.store(&mut container)?;
             let (row, name) = (container.clone(), meta.name.clone());
-            let (live, namespace) = (Arc::clone(&self.live), ctx.namespace.clone());
+            let (live, caller) = (Arc::clone(&self.live), ctx.clone());
             let key = meta.idempotency.as_ref().map(|once| once.key.clone());
             let created = created(ctx, &container);
             let staged = created.clone();
@@ -70,14 +70,8 @@ impl Store {
                 &self.database,
                 durability,
                 move |tx| {
-                    let space = namespace.as_str();
-                    if let Some(owner) = NAMES.lock(tx, space, &name)? {
-                        let there = CONTAINERS.lock(tx, space, &owner)?;
-                        let leaving = live.is_removing(&namespace, &owner);
-                        if there.is_some_and(|c| !leaving && !is_removing(&c)) {
-                            return Err(taken(&name, &owner));
-                        }
-                    }
+                    let space = caller.namespace.as_str();
+                    check_name(tx, &caller, &live, &name, &row.id)?;
                     if CONTAINERS.lock(tx, space, &row.id)?.is_some() {
                         let text = format!("container {:?}: already exists", row.id);
                         return Err(Error::already_exists(text));
@@ -242,13 +236,7 @@ impl Store {
                     return Err(no_such(&id));
                 };
                 let mut meta = Meta::of(&container)?;
-                if let Some(owner) = NAMES.lock(tx, space, &name)?.filter(|owner| *owner != id) {
-                    let there = CONTAINERS.lock(tx, space, &owner)?;
-                    let leaving = live.is_removing(&ctx.namespace, &owner);
-                    if there.is_some_and(|c| !leaving && !is_removing(&c)) {
-                        return Err(taken(&name, &owner));
-                    }
-                }
+                check_name(tx, &ctx, &live, &name, &id)?;
                 if NAMES.lock(tx, space, &meta.name)?.as_ref() == Some(&id) {
                     NAMES.delete(tx, space, &meta.name)?;
                 }
@@ -331,7 +319,7 @@ impl Store {
             let (space, scope) = (namespace.as_str(), scope.as_deref());
             let visible = |id: &str| visible(&*database, &live, &namespace, id);
             let admitted = |found: (Container, Meta)| {
-                scope::check(scope, &text, &found.1.labels).map(|()| found)
+                scope::check(scope, "container", &text, &found.1.labels).map(|()| found)
             };
             if text.is_empty() || text.contains('\0') {
                 return Err(no_such(&text));
@@ -403,11 +391,39 @@ fn is_removing(container: &Container) -> bool {
     Meta::of(container).is_ok_and(|meta| meta.state.phase == Phase::Removing)
 }
 
-fn taken(name: &str, owner: &str) -> Error {
-    Error::already_exists(format!(
-        "Conflict. The container name \"/{name}\" is already in use by container \"{owner}\". \
-         You have to remove (or rename) that container to be able to reuse that name."
-    ))
+/// Refuses a name that another container than this one has. What is on its way out gives its
+/// name free.
+fn check_name(
+    tx: &mut dyn Transaction,
+    ctx: &Context,
+    live: &LiveTable,
+    name: &str,
+    id: &str,
+) -> Result<()> {
+    let space = ctx.namespace.as_str();
+    let Some(owner) = NAMES.lock(tx, space, name)?.filter(|owner| owner != id) else {
+        return Ok(());
+    };
+    match CONTAINERS.lock(tx, space, &owner)? {
+        Some(there) if !live.is_removing(&ctx.namespace, &owner) && !is_removing(&there) => {
+            // A damaged record has no labels, so it is within nobody's scope.
+            let labels = Meta::of(&there).map(|meta| meta.labels).unwrap_or_default();
+            Err(taken(name, scope::sees(ctx, &labels).then_some(owner.as_str())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `owner` is `None` when who asks must not know it.
+fn taken(name: &str, owner: Option<&str>) -> Error {
+    let text = format!("Conflict. The container name \"/{name}\" is already in use");
+    Error::already_exists(match owner {
+        Some(owner) => format!(
+            "{text} by container \"{owner}\". You have to remove (or rename) that container to be \
+             able to reuse that name."
+        ),
+        None => format!("{text}. Choose another name."),
+    })
     .about("container", name)
 }
 

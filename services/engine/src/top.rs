@@ -5,10 +5,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use gantry_core::{Context, Error, Result};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use tokio::process::Command;
 
 use crate::Engine;
 use crate::lifecycle::running;
+use crate::scope;
 
 /// What ps(1) shows unless asked otherwise.
 const USUAL: &str = "-ef";
@@ -29,7 +31,8 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when it does not run or the host has no ps(1);
-    /// `InvalidArgument` for options that ps(1) refuses or that show no column `PID`.
+    /// `InvalidArgument` for options that ps(1) refuses or that show no column `PID`;
+    /// `PermissionDenied` for those by which a limited client could see other processes.
     pub async fn top(&self, ctx: &Context, text: &str, options: &[String]) -> Result<Processes> {
         if let Some(option) = options.iter().find(|option| pretends(option)) {
             let text = format!("specifying {option:?} is not allowed");
@@ -40,7 +43,10 @@ impl Engine {
         let pids = tokio::time::timeout(LIMIT, tasks.pids(ctx, &found.container.id)).await;
         let pids = pids.map_err(|_| too_long(text, "its shim does not answer"))??;
         let pids: HashSet<u32> = pids.into_iter().map(|(pid, _)| pid).collect();
-        select(&ps(text, options).await?, &pids)
+        let processes = select(&ps(text, options).await?, &pids)?;
+        scope::admit_columns(ctx, options, &processes.titles)?;
+        self.tell_of(ctx, Action::Top, &found, &[]);
+        Ok(processes)
     }
 }
 

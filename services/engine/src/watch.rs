@@ -81,6 +81,7 @@ impl Engine {
         let busy = live.busy.lock().await;
         // Others may wait for its addresses and ports.
         self.end_networks(ctx, id).await;
+        self.tell_unmounted(ctx, id, &meta.settings);
         if after == Phase::Removing {
             self.dispose_or_bury(ctx, &container, &meta, &live).await;
         } else {
@@ -185,6 +186,7 @@ impl Engine {
         self.remove_views(ctx, container, meta).await?;
         let files = self.files(ctx, id);
         blocking(move || files.remove()).await?;
+        self.shelf.refill();
         // Before the record, which tells a daemon that comes after this one of them. Of one
         // that was never made nobody else knows.
         let untold = meta.state.phase == Phase::Creating;

@@ -149,8 +149,9 @@ fn named<const N: usize>(fields: [(&str, String); N]) -> BTreeMap<String, String
 
 fn known(event: &prost_types::Any) -> Option<Known> {
     type Read = fn(&prost_types::Any) -> Option<Known>;
-    const KNOWN: [Read; 30] = [
+    const KNOWN: [Read; 31] = [
         |event| of(event, container),
+        |event| of(event, image),
         |event| of(event, volume),
         |event| of(event, network),
         fields!(ev::TaskCreate, container_id, bundle, pid),
@@ -198,10 +199,29 @@ fn container(event: engine::ContainerEvent) -> Known {
     ("id", container.id, attributes)
 }
 
+/// Docker's attributes of an image.
+fn image(event: engine::ImageEvent) -> Known {
+    let mut attributes = event.labels;
+    let reclaimed = event.reclaimed.map(|bytes| bytes.to_string()).unwrap_or_default();
+    attributes.extend(named([("name", event.name), ("reclaimed", reclaimed)]));
+    ("id", event.id, attributes)
+}
+
 /// Docker's attributes of a volume.
 fn volume(event: engine::VolumeEvent) -> Known {
     let mut attributes = event.labels;
-    let more = [("driver", event.driver), ("renamed_from", event.renamed_from)];
+    if !event.destination.is_empty() {
+        attributes.insert("read_write".into(), (!event.read_only).to_string());
+        attributes.insert("propagation".into(), event.propagation);
+    }
+    let reclaimed = event.reclaimed.map(|bytes| bytes.to_string()).unwrap_or_default();
+    let more = [
+        ("driver", event.driver),
+        ("renamed_from", event.renamed_from),
+        ("container", event.container_id),
+        ("destination", event.destination),
+        ("reclaimed", reclaimed),
+    ];
     attributes.extend(named(more));
     ("name", event.name, attributes)
 }
@@ -268,6 +288,34 @@ mod tests {
         assert!(wanted(&ended, "action==exec_died,attributes.exec_id==e"));
         assert!(wanted(&ended, "attributes.name==web,attributes.exit_code==1"));
         assert!(!wanted(&found, "kind==task"));
+    }
+
+    #[test]
+    fn images_and_volumes() {
+        let pulled = engine::ImageEvent {
+            id: "sha256:1".into(),
+            name: "docker.io/library/a:1".into(),
+            labels: [("env".to_owned(), "prod".to_owned())].into(),
+            reclaimed: None,
+        };
+        let found = described("/gantry/images/pull", &pulled);
+        assert_eq!((found.kind.as_str(), found.action.as_str()), ("image", "pull"));
+        assert_eq!(found.id, "sha256:1");
+        assert!(wanted(&found, "attributes.name==\"docker.io/library/a:1\",attributes.env==prod"));
+        let pruned = engine::ImageEvent { reclaimed: Some(0), ..Default::default() };
+        let found = described("/gantry/images/prune", &pruned);
+        assert_eq!(found.attributes, [("reclaimed".to_owned(), "0".to_owned())].into());
+        let mounted = engine::VolumeEvent {
+            name: "data".into(),
+            driver: "local".into(),
+            container_id: "c1".into(),
+            destination: "/srv".into(),
+            ..Default::default()
+        };
+        let found = described("/gantry/volumes/mount", &mounted);
+        assert_eq!((found.kind.as_str(), found.id.as_str()), ("volume", "data"));
+        assert!(wanted(&found, "attributes.container==c1,attributes.read_write==true"));
+        assert_eq!(found.attributes["propagation"], "");
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use gantry_core::db::{Database, blocking};
@@ -24,8 +24,10 @@ use log::{Entry, Log};
 
 /// So many events may wait for the disk; further ones are lost, and readers are told.
 pub const WAITING_LIMIT: usize = 16 << 10;
-/// For so long events are gathered into one write, unless somebody waits for it.
+/// For so long events are gathered into one write while somebody follows what is written.
 const GATHER: Duration = Duration::from_millis(1);
+/// The same while nobody does.
+const UNFOLLOWED: Duration = Duration::from_millis(10);
 /// Between attempts to write while the store fails.
 const RETRY: Duration = Duration::from_secs(1);
 /// Most events of one write.
@@ -54,7 +56,8 @@ impl Default for Limits {
 /// store of records.
 ///
 /// A publisher puts its event into a queue, which costs it no more than that; a thread
-/// writes what has gathered, in order, so that it survives the end of the process. A power
+/// writes what gathers within some milliseconds, fewer when somebody waits for it, in order, so
+/// that it survives the end of the process. Subscribers don't wait for that. A power
 /// loss may take the events of the last seconds, but never one whose staged record it
 /// left. Readers follow what is written: nobody ever saw an event that a killed
 /// daemon's successor does not know.
@@ -113,8 +116,8 @@ struct Queue {
     entries: Vec<Entry>,
     /// How many events came in, those included that were lost.
     taken: u64,
-    /// Somebody waits for what is here to be stored.
-    urgent: bool,
+    /// When what is here is to be written; `None` when nothing is.
+    due: Option<Instant>,
     /// There was no room for an event behind those that are here.
     lost: bool,
     closed: bool,
@@ -135,6 +138,18 @@ struct Progress {
     failing: bool,
     /// Number of the next event of those that are not kept.
     passing: u64,
+}
+
+impl Queue {
+    /// Has what is here written within so long. Whether that is sooner than it was to be.
+    fn hurry(&mut self, within: Duration) -> bool {
+        let due = Instant::now() + within;
+        let sooner = self.due.is_none_or(|before| due < before);
+        if sooner {
+            self.due = Some(due);
+        }
+        sooner
+    }
 }
 
 impl Journal {
@@ -169,6 +184,7 @@ impl Journal {
     }
 
     fn keep(&self, envelope: Arc<Envelope>, staged: Option<String>) {
+        let followed = self.shared.progress.receiver_count() > 0;
         let mut queue = self.shared.queue();
         queue.taken += 1;
         // What comes behind a lost one is lost as well, so that there is one gap.
@@ -177,10 +193,36 @@ impl Journal {
             return;
         }
         queue.entries.push(Entry { envelope, staged });
-        let first = queue.entries.len() == 1;
+        let within = match queue.entries.len() {
+            BATCH.. => Duration::ZERO,
+            _ if followed => GATHER,
+            _ => UNFOLLOWED,
+        };
+        let sooner = queue.hurry(within);
         drop(queue);
-        if first {
+        if sooner {
             self.shared.added.notify_one();
+        }
+    }
+
+    /// The position behind everything that was taken up to this call, once all of it is stored,
+    /// which begins within so long.
+    async fn reached(&self, within: Duration) -> Result<Cursor> {
+        let mut progress = self.shared.progress.subscribe();
+        let (taken, sooner) = {
+            let mut queue = self.shared.queue();
+            (queue.taken, !queue.entries.is_empty() && queue.hurry(within))
+        };
+        if sooner {
+            self.shared.added.notify_one();
+        }
+        // The sender is part of self.
+        let reached = progress.wait_for(|progress| progress.taken >= taken || progress.failing);
+        match reached.await {
+            Ok(progress) if progress.taken >= taken => Ok(progress.last),
+            _ => Err(Error::unavailable(
+                "events can't be stored now, see the daemon's log: try again later",
+            )),
         }
     }
 }
@@ -257,15 +299,22 @@ impl Shared {
     /// were lost behind it. `None` at the end.
     fn next(&self) -> Option<(Vec<Entry>, u64, bool)> {
         let mut queue = self.queue();
-        let idle = |queue: &mut Queue| queue.entries.is_empty() && !queue.closed;
-        queue = self.added.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
-        let patient = |queue: &mut Queue| !queue.urgent && !queue.closed;
-        let waited = self.added.wait_timeout_while(queue, GATHER, patient);
-        queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        while !queue.closed {
+            let Some(due) = queue.due else {
+                queue = self.added.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.added.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         if queue.entries.is_empty() {
             return None;
         }
-        queue.urgent = false;
+        queue.due = None;
         let lost = std::mem::take(&mut queue.lost);
         Some((std::mem::take(&mut queue.entries), queue.taken, lost))
     }
@@ -319,21 +368,11 @@ impl History for Journal {
     }
 
     async fn cursor(&self) -> Result<Cursor> {
-        let mut progress = self.shared.progress.subscribe();
-        let taken = {
-            let mut queue = self.shared.queue();
-            queue.urgent |= !queue.entries.is_empty();
-            queue.taken
-        };
-        self.shared.added.notify_one();
-        // The sender is part of self.
-        let reached = progress.wait_for(|progress| progress.taken >= taken || progress.failing);
-        match reached.await {
-            Ok(progress) if progress.taken >= taken => Ok(progress.last),
-            _ => Err(Error::unavailable(
-                "events can't be stored now, see the daemon's log: try again later",
-            )),
-        }
+        self.reached(Duration::ZERO).await
+    }
+
+    async fn stored(&self) -> Result<()> {
+        self.reached(GATHER).await.map(drop)
     }
 
     async fn read(&self, since: Since, until: Option<Timestamp>) -> Result<Records> {

@@ -28,7 +28,7 @@ impl api::Events for Forwarder {
         self.events.forward(envelope.into())?;
         // The shim keeps an event until it is answered: by then it is stored. When the
         // store fails, readers are told; the shim could do nothing about it.
-        let _ = self.history.cursor().await;
+        let _ = self.history.stored().await;
         Ok(())
     }
 }

@@ -15,7 +15,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Whether a snapshot without parent can be given one at commit.
     const LATE_PARENT: bool;
 
-    /// Fills the new, empty directory of a snapshot.
+    /// Makes what the new, empty directory of every snapshot of this kind has.
+    fn furnish(dir: &Path, kind: Kind) -> Result<()>;
+
+    /// Fills the furnished directory of a snapshot.
     fn create(&self, place: &Place<'_>) -> Result<()>;
 
     /// What to mount for a view or an active snapshot.

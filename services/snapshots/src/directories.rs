@@ -12,7 +12,7 @@ use gantry_core::events::Events;
 use gantry_core::filter::Filters;
 use gantry_core::snapshots::{Info, Kind, SnapshotUsage, Snapshotter, Usage};
 use gantry_core::{Context, Error, LabelMask, Labels, Mount, Result, faults, labels};
-use gantry_files::{Flush, Trash, tree_size};
+use gantry_files::{Flush, Shelf, Trash, tree_size};
 use gantry_ttrpc::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use gantry_ttrpc::{any, convert};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
@@ -26,6 +26,9 @@ use crate::{Options, SNAPSHOT_REF};
 /// The most layers that the kernel stacks (`OVL_MAX_STACK`).
 const MAX_LAYERS: usize = 500;
 
+/// Name of the directory in which directories lie ready.
+const READY: &str = "ready";
+
 /// Snapshots of one backend. Cheap to clone: what blocks runs in a clone on
 /// a thread that may.
 pub(crate) struct Directories<B>(Arc<Inner<B>>);
@@ -38,6 +41,8 @@ struct Inner<B> {
     db: Arc<dyn Database>,
     events: Arc<dyn Events>,
     numbers: Numbers,
+    /// Directories for active snapshots.
+    shelf: Shelf,
     trash: Trash,
     flush: Flush,
     /// Held by who gives a snapshot lost files back, so that nobody takes the directory of
@@ -68,6 +73,7 @@ impl<B: Backend> Directories<B> {
             db: Arc::clone(&options.db),
             events: Arc::clone(&options.events),
             numbers: Numbers::new(B::NAME),
+            shelf: keep_ready::<B>(&root),
             trash: Trash::new(&root, "snapshot")?,
             flush: Flush::new(&root)?,
             restoring: Mutex::default(),
@@ -334,7 +340,9 @@ impl<B: Backend> Inner<B> {
 
     fn make_directory(&self, record: &Record) -> Result<()> {
         let dir = self.dir(record.number);
-        private_dir(&dir).map_err(|err| Error::io(format!("make directory {dir:?}"), err))?;
+        if record.info.kind != Kind::Active || !self.shelf.take(&dir) {
+            furnished_dir::<B>(&dir, record.info.kind)?;
+        }
         let place = (record.info.kind, record.number, record.below.as_slice());
         let ids = IdMap::of(&record.info.labels)?;
         self.with_place(place, ids.as_ref(), |place| self.backend.create(place))
@@ -398,6 +406,7 @@ impl<B: Backend> Inner<B> {
     /// Lets the files of a removed snapshot go, and tells of it.
     fn removed(&self, ctx: &Context, key: &str, number: u64) {
         self.throw(number);
+        self.shelf.refill();
         let event = SnapshotRemove { key: key.into(), snapshotter: B::NAME.into() };
         self.publish(ctx, "/snapshot/remove", any::pack(&event));
     }
@@ -448,6 +457,21 @@ fn spread(root: &Path) -> std::io::Result<()> {
     Ok(ioctl_setflags(&directory, flags | IFlags::TOPDIR)?)
 }
 
+/// Keeps directories ready for active snapshots, beside the directory of all. Where that can't
+/// be, each is made when it is needed.
+fn keep_ready<B: Backend>(root: &Path) -> Shelf {
+    let dir = root.with_file_name(READY);
+    // Who can't list it says so.
+    let _ = private_dir(&dir).and_then(|()| spread(&dir));
+    Shelf::new(&dir, "snapshot", |dir| furnished_dir::<B>(dir, Kind::Active))
+}
+
+/// A directory with what every snapshot of this kind has.
+fn furnished_dir<B: Backend>(dir: &Path, kind: Kind) -> Result<()> {
+    private_dir(dir).map_err(|err| Error::io(format!("make directory {dir:?}"), err))?;
+    B::furnish(dir, kind)
+}
+
 /// A directory of mode 0700; one that is there is fine.
 fn private_dir(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -460,10 +484,42 @@ fn private_dir(dir: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, Instant};
+
+    use gantry_core::Namespace;
+    use gantry_core::db::memory::MemoryDatabase;
+
     use super::*;
+    use crate::native::Native;
+    use crate::testsuite::Recorder;
 
     /// `EXT4_SUPER_MAGIC`.
     const EXT4: i64 = 0xef53;
+
+    #[tokio::test]
+    async fn what_lies_ready_becomes_a_snapshots_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, events) = (MemoryDatabase::new().shared(), Arc::new(Recorder::default()));
+        let options = Options { root: dir.path().to_owned(), db, events };
+        let all = Directories::open(Native, &options).unwrap();
+        let ctx = Context::new(Namespace::new("testing").unwrap());
+        let ready = all.0.root.with_file_name(READY);
+        let begin = Instant::now();
+        // At first none may lie there yet.
+        for key in 0.. {
+            let entries = fs::read_dir(&ready).unwrap();
+            let there: Vec<u64> = entries.map(|e| e.unwrap().metadata().unwrap().ino()).collect();
+            let key = key.to_string();
+            all.prepare(&ctx, &key, None, Labels::new()).await.unwrap();
+            let number = all.0.get(&ctx, &key).unwrap().number;
+            assert!(all.0.content(number).is_dir());
+            if there.contains(&fs::metadata(all.0.dir(number)).unwrap().ino()) {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "all were made anew");
+        }
+    }
 
     #[test]
     fn snapshots_are_spread_over_the_disk() {

@@ -2,10 +2,11 @@
 //!
 //! [`open`] gives one by name. Below the daemon's root, a snapshotter has
 //! ```text
-//! io.containerd.snapshotter.v1.NAME/snapshots/
-//!     17/fs       what the snapshot itself holds
-//!     17/work     overlay's scratch directory, for active snapshots
-//!     rm-9        removed, being deleted
+//! io.containerd.snapshotter.v1.NAME/
+//!     snapshots/17/fs     what the snapshot itself holds
+//!     snapshots/17/work   overlay's scratch directory, for active snapshots
+//!     snapshots/rm-9      removed, being deleted
+//!     ready/3             to become the next snapshot's directory
 //! ```
 //! and its records are rows of the database. What makes a snapshot exist is
 //! its record, never its directory: a directory is made before its record

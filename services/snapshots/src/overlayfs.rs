@@ -7,7 +7,7 @@ use std::path::Path;
 use gantry_core::snapshots::Kind;
 use gantry_core::{Error, Mount, Result, faults};
 
-use crate::backend::{Backend, Place};
+use crate::backend::{Backend, CONTENT, Place};
 use crate::idmap::{self, IdMap};
 
 pub(crate) const NAME: &str = "overlayfs";
@@ -61,14 +61,18 @@ impl Backend for Overlayfs {
     const NAME: &'static str = NAME;
     const LATE_PARENT: bool = true;
 
-    fn create(&self, place: &Place<'_>) -> Result<()> {
-        let content = place.content();
+    fn furnish(dir: &Path, kind: Kind) -> Result<()> {
+        let content = dir.join(CONTENT);
         let make = || {
             fs::create_dir(&content)?;
-            if place.kind == Kind::Active { fs::create_dir(place.dir.join("work")) } else { Ok(()) }
+            if kind == Kind::Active { fs::create_dir(dir.join("work")) } else { Ok(()) }
         };
         faults::around("make the upper directory of a snapshot", make)
-            .map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))?;
+            .map_err(|err| Error::io(format!("make snapshot directory {content:?}"), err))
+    }
+
+    fn create(&self, place: &Place<'_>) -> Result<()> {
+        let content = place.content();
         match place.below.first() {
             Some(parent) => inherit(parent, &content)?,
             None => set_mode(&content, 0o755)?,
@@ -176,6 +180,7 @@ mod tests {
         let below: Vec<PathBuf> = vec![lower];
         let place = Place { kind: Kind::Active, dir: dir.path(), below: &below, ids: ids.as_ref() };
         let overlay = Overlayfs { common: Vec::new(), remap_ids: true };
+        Overlayfs::furnish(place.dir, place.kind).unwrap();
         overlay.create(&place).unwrap();
         let made = fs::metadata(place.content()).unwrap();
         assert_eq!((made.uid(), made.gid()), (100_000, 200_000));

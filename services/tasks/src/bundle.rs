@@ -120,8 +120,7 @@ impl Bundle {
             host: u32,
         }
         // Most have no such namespace; what makes no sense the shim refuses.
-        const KEY: &[u8] = b"\"gidMappings\"";
-        if !spec.windows(KEY.len()).any(|window| window == KEY) {
+        if !says(spec, "\"gidMappings\"") {
             return Ok(());
         }
         let spec: Spec = serde_json::from_slice(spec).unwrap_or_default();
@@ -274,6 +273,11 @@ impl Bundle {
     }
 }
 
+/// Whether a specification may say this word somewhere: one that is no text may.
+pub(crate) fn says(spec: &[u8], word: &str) -> bool {
+    std::str::from_utf8(spec).map_or(true, |spec| spec.contains(word))
+}
+
 /// Detaches whatever is mounted there, layer by layer.
 fn unmount(path: &Path) {
     const MOST: usize = 64;
@@ -385,6 +389,13 @@ mod tests {
         // Larger than any process' number.
         fs::write(&init, u32::MAX.to_string()).unwrap();
         assert!(bundle.is_in_use(&own) && !bundle.is_in_use(&other));
+    }
+
+    #[test]
+    fn words_of_specifications() {
+        let spec = br#"{"linux": {"gidMappings": []}}"#;
+        assert!(says(spec, "\"gidMappings\"") && !says(spec, "gidMappings\" "));
+        assert!(says(b"{\xff}", "anything"), "nobody knows what it says");
     }
 
     #[test]

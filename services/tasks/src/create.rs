@@ -1,18 +1,19 @@
 //! Making tasks, and taking them away.
 
+use std::future::ready;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_core::containers::Container;
 use gantry_core::db::blocking;
-use gantry_core::tasks::{CreateTask, Exit, Process, Status};
-use gantry_core::{Any, Context, Error, Mount, Result, validate_identifier};
+use gantry_core::tasks::{CreateTask, Exit, Process, Rootfs, Status};
+use gantry_core::{Any, Context, Error, Result, validate_identifier};
 use nix::sys::stat::fstat;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, says};
 use crate::dialect::Endpoint;
 use crate::manager::Inner;
 use crate::runtime::{self, Program};
@@ -27,11 +28,12 @@ const GOING: Duration = Duration::from_secs(2);
 /// the way that lets it find the others.
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
-/// Starts a shim and has it prepare the first process.
+/// Starts a shim and has it prepare the first process, once its root file system is there.
 pub(crate) async fn create(
     inner: &Arc<Inner>,
     ctx: &Context,
     mut request: CreateTask,
+    rootfs: Rootfs,
 ) -> Result<u32> {
     let container = match request.container.take() {
         Some(container) => *container,
@@ -47,9 +49,7 @@ pub(crate) async fn create(
     request.options = options.or_else(|| container.runtime.options.clone());
     let place = Place::find(inner, ctx, &container, runtime, request.options.as_ref()).await?;
     let program = place.program;
-    if !program.own {
-        refuse_shifts(&request.rootfs, runtime)?;
-    }
+    let rootfs = if program.own { rootfs } else { refuse_shifts(rootfs, runtime).await? };
     let spec = spec_of(&container)?;
 
     let reservation = inner.reserve(ctx, &request.container_id)?;
@@ -59,13 +59,16 @@ pub(crate) async fn create(
     let guest = host.is_some();
     let mut hanging = None;
     let prepared = async {
-        request.rootfs =
-            rootfs::activate(inner, &bundle, std::mem::take(&mut request.rootfs)).await?;
         let shim = match host {
             Some(endpoint) => join(&bundle, &container.sandbox, endpoint).await?,
             None => get_shim(inner, &bundle, &program, request.options.as_ref(), spec).await?,
         };
-        match shim.create(&bundle.path.display().to_string(), &request).await {
+        let created = async {
+            request.rootfs = rootfs::activate(inner, &bundle, rootfs.await?).await?;
+            shim.create(&bundle.path.display().to_string(), &request).await
+        };
+        let created = created.await;
+        match created {
             Ok(pid) => Ok((shim, pid)),
             Err(err) => {
                 if !dismiss(&shim, &request.container_id, guest).await {
@@ -149,16 +152,19 @@ impl Place {
     }
 }
 
-/// Refuses options of which older shims know nothing, and that the kernel would refuse
-/// without a word.
-fn refuse_shifts(mounts: &[Mount], runtime: &str) -> Result<()> {
-    let mut options = mounts.iter().flat_map(|mount| &mount.options);
-    match options.find(|option| option.starts_with("uidmap=") || option.starts_with("gidmap=")) {
+/// Waits for a root file system, and refuses options of which older shims know nothing, and
+/// that the kernel would refuse without a word.
+async fn refuse_shifts(rootfs: Rootfs, runtime: &str) -> Result<Rootfs> {
+    let mounts = rootfs.await?;
+    let shifts = ["uidmap=", "gidmap="];
+    let is_shift = |option: &&String| shifts.iter().any(|shift| option.starts_with(shift));
+    let found = mounts.iter().flat_map(|mount| &mount.options).find(is_shift).cloned();
+    match found {
         Some(option) => Err(Error::unimplemented(format!(
             "rootfs mount option {option:?}: shims of other runtimes than ours, such as \
              {runtime}, need not know it: not implemented"
         ))),
-        None => Ok(()),
+        None => Ok(Box::pin(ready(Ok(mounts)))),
     }
 }
 
@@ -225,7 +231,7 @@ pub(crate) async fn get_shim(
     if !program.own {
         drain_log(bundle);
     }
-    let alone = !GROUPS.iter().any(|key| contains(spec, key.as_bytes()));
+    let alone = !GROUPS.iter().any(|key| says(spec, key));
     if let Some(pool) = inner.pool.as_ref().filter(|_| program.own && alone)
         && let Some(shim) = pool.adopt(bundle).await
     {
@@ -234,10 +240,6 @@ pub(crate) async fn get_shim(
     launch::cold(&inner.config, bundle, program, options)
         .await
         .map_err(|err| err.context("failed to start shim"))
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|w| w == part)
 }
 
 /// Reads what a shim logs, so that it never waits for a reader. Ends with the

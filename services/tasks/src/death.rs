@@ -52,7 +52,7 @@ pub(crate) async fn watch(inner: Arc<Inner>, task: Arc<Task>) {
 }
 
 /// Cleans up after a dead shim, and tells everybody.
-async fn bury(inner: &Arc<Inner>, task: &Arc<Task>) {
+pub(crate) async fn bury(inner: &Arc<Inner>, task: &Arc<Task>) {
     let seen = task.exit();
     let (pid, found) = clean(inner, &task.bundle, &task.program).await;
     let exit = seen.unwrap_or(found);

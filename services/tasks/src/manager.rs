@@ -7,7 +7,7 @@ use gantry_core::containers::Containers;
 use gantry_core::events::Events;
 use gantry_core::mounts::MountManager;
 use gantry_core::sandboxes::Sandboxes;
-use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Metrics, Process, Status, Tasks};
+use gantry_core::tasks::{CreateTask, ExecProcess, Exit, Metrics, Process, Rootfs, Status, Tasks};
 use gantry_core::{Any, Context, Error, Kind, Namespace, Result, Timestamp, validate_identifier};
 use tracing::Instrument;
 
@@ -245,9 +245,14 @@ impl TaskManager {
 
 #[async_trait]
 impl Tasks for TaskManager {
-    async fn create(&self, ctx: &Context, task: CreateTask) -> Result<u32> {
+    async fn create(&self, ctx: &Context, mut task: CreateTask) -> Result<u32> {
+        let rootfs = std::mem::take(&mut task.rootfs);
+        self.create_on(ctx, task, Box::pin(std::future::ready(Ok(rootfs)))).await
+    }
+
+    async fn create_on(&self, ctx: &Context, task: CreateTask, rootfs: Rootfs) -> Result<u32> {
         let (inner, ctx) = (Arc::clone(&self.inner), ctx.clone());
-        Self::to_the_end(async move { create::create(&inner, &ctx, task).await }).await
+        Self::to_the_end(async move { create::create(&inner, &ctx, task, rootfs).await }).await
     }
 
     async fn start(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<u32> {

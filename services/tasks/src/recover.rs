@@ -10,17 +10,23 @@ use futures::stream::{self, StreamExt};
 use gantry_core::db::blocking;
 use gantry_core::tasks::Process;
 use gantry_core::{Context, Error, Kind, Namespace, Result, validate_identifier};
+use tokio::time::{Instant, timeout_at};
 
 use crate::TaskConfig;
 use crate::bundle::{self, Bundle};
+use crate::dialect::Endpoint;
 use crate::manager::Inner;
 use crate::runtime::{self, Program};
 use crate::shim::Shim;
-use crate::task::Task;
+use crate::task::{Life, Task};
 use crate::{create, death, sandbox};
 
-/// Bundles looked at side by side.
-const AT_ONCE: usize = 16;
+/// Shims have so long to answer, all at the same time, before the daemon serves without them.
+const GRACE: Duration = Duration::from_millis(500);
+/// Bundles taken over or cleaned up side by side.
+pub(crate) const AT_ONCE: usize = 16;
+/// Between attempts to learn something from a shim that answers with errors.
+const RETRY: Duration = Duration::from_secs(1);
 /// SIGKILL.
 const KILL: u32 = 9;
 /// A container that was killed ends within this time, or is left to `delete`.
@@ -28,14 +34,30 @@ const END: Duration = Duration::from_secs(10);
 /// What nobody asked for ends within this time, or while the daemon serves already.
 const WELL: Duration = Duration::from_secs(2);
 
+/// What came of asking the shim of a bundle.
+pub(crate) enum Heard<T> {
+    /// Nobody listens any more.
+    Dead,
+    /// It has answered.
+    Said(Shim, Result<T>),
+    /// It has not answered in time.
+    Hangs(Shim),
+    /// It could not be reached in time.
+    Away(Endpoint),
+}
+
 /// A shim whose container has no record, or that has no container.
 struct Unwanted {
     bundle: Bundle,
     program: Program,
-    shim: Shim,
+    /// `None` when it could not be reached in time.
+    shim: Option<Shim>,
+    /// Whether it has answered.
+    answers: bool,
 }
 
-/// Connects to every shim that lives, and removes what is dead.
+/// Connects to every shim that lives, and removes what is dead. Those that hang hold up nobody:
+/// what they have is found out once they answer.
 ///
 /// # Errors
 /// The directory of bundles can't be read. Trouble with one bundle is logged.
@@ -43,10 +65,14 @@ pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<()> {
     sandbox::recover::recover(inner).await?;
     let config = Arc::clone(&inner.config);
     let bundles = blocking(move || bundles(&config, &config.bundles(), Bundle::of)).await?;
-    let unwanted: Vec<_> = stream::iter(bundles)
-        .map(|bundle| async move {
+    let heard = future::join_all(bundles.into_iter().map(|bundle| async move {
+        let heard = hear(&bundle, async |shim: &Shim| shim.state(&bundle.id, "").await).await;
+        (bundle, heard)
+    }));
+    let unwanted: Vec<_> = stream::iter(heard.await)
+        .map(|(bundle, heard)| async move {
             let id = bundle.id.clone();
-            adopt(inner, bundle).await.unwrap_or_else(|err| {
+            adopt(inner, bundle, heard).await.unwrap_or_else(|err| {
                 tracing::warn!(id = %id, error = %err, "a task could not be recovered");
                 None
             })
@@ -119,8 +145,33 @@ fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
     Ok(found)
 }
 
+/// Asks the shim of a bundle, within the time that all have to answer.
+pub(crate) async fn hear<T>(
+    bundle: &Bundle,
+    ask: impl AsyncFnOnce(&Shim) -> Result<T>,
+) -> Heard<T> {
+    // Without it nothing was started.
+    let Some(endpoint) = bundle.endpoint() else { return Heard::Dead };
+    let until = Instant::now() + GRACE;
+    let shim = match timeout_at(until, Shim::find(&endpoint, &bundle.namespace)).await {
+        Ok(Ok(Some(shim))) => shim,
+        Ok(Ok(None)) => return Heard::Dead,
+        Ok(Err(_)) | Err(_) => return Heard::Away(endpoint),
+    };
+    match timeout_at(until, ask(&shim)).await {
+        // It was about to die.
+        Ok(Err(err)) if shim.is_lost(&err).await => Heard::Dead,
+        Ok(said) => Heard::Said(shim, said),
+        Err(_) => Heard::Hangs(shim),
+    }
+}
+
 /// Takes over what a bundle tells of, unless nobody wants it.
-async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<Option<Unwanted>> {
+async fn adopt(
+    inner: &Arc<Inner>,
+    bundle: Bundle,
+    heard: Heard<Process>,
+) -> Result<Option<Unwanted>> {
     let program = match bundle.program(&inner.config) {
         Some(program) => program,
         // The daemon ended while it wrote the bundle: nothing was started.
@@ -132,59 +183,113 @@ async fn adopt(inner: &Arc<Inner>, bundle: Bundle) -> Result<Option<Unwanted>> {
         Err(err) if err.is_not_found() => false,
         Err(err) => return Err(err),
     };
-    let Some(endpoint) = bundle.endpoint() else {
-        lost(inner, bundle, program).await;
-        return Ok(None);
-    };
-    let shim = match Shim::find(&endpoint, &bundle.namespace).await {
-        Ok(Some(shim)) => shim,
-        Ok(None) => {
+    let (shim, answers) = match heard {
+        Heard::Dead => {
             lost(inner, bundle, program).await;
             return Ok(None);
         }
-        // Whoever watches the task tries again.
-        Err(err) if wanted => {
-            tracing::warn!(id = %bundle.id, error = %err, "the shim can't be reached yet");
-            let shim = Shim::unreached(endpoint, &bundle.namespace);
-            let unknown = unknown(&bundle);
-            resume(inner, bundle, program, shim, unknown);
+        Heard::Said(shim, Ok(state)) if wanted => {
+            resume(inner, bundle, program, shim, state);
             return Ok(None);
         }
-        Err(err) => return Err(err),
-    };
-    if !wanted {
-        return Ok(Some(Unwanted { bundle, program, shim }));
-    }
-    match shim.state(&bundle.id, "").await {
-        Ok(state) => resume(inner, bundle, program, shim, state),
-        // It was about to die.
-        Err(err) if shim.is_lost(&err).await => lost(inner, bundle, program).await,
-        Err(err) if err.is_not_found() => return Ok(Some(Unwanted { bundle, program, shim })),
-        // A shim that hangs now may answer later: what it has is a container's.
-        Err(err) => {
+        Heard::Said(shim, Err(err)) if wanted && !err.is_not_found() => {
             tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
-            let unknown = unknown(&bundle);
-            resume(inner, bundle, program, shim, unknown);
+            resume_unknown(inner, bundle, program, shim);
+            return Ok(None);
         }
+        Heard::Said(shim, _) => (Some(shim), true),
+        Heard::Hangs(shim) => (Some(shim), false),
+        Heard::Away(endpoint) if wanted => {
+            (Some(Shim::unreached(endpoint, &bundle.namespace)), false)
+        }
+        Heard::Away(_) => (None, false),
+    };
+    match shim {
+        // What it has is a container's.
+        Some(shim) if wanted && !answers => {
+            tracing::warn!(id = %bundle.id, "the shim has not answered yet");
+            resume_unknown(inner, bundle, program, shim);
+            Ok(None)
+        }
+        shim => Ok(Some(Unwanted { bundle, program, shim, answers })),
     }
-    Ok(None)
 }
 
-/// A first process of which nothing is known yet.
-fn unknown(bundle: &Bundle) -> Process {
-    Process { container_id: bundle.id.clone(), ..Process::default() }
+/// Takes over a task of which nothing is known yet but its process, and finds out about it.
+fn resume_unknown(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim) {
+    let pid = fs::read_to_string(bundle.path.join("init.pid")).ok();
+    let pid = pid.and_then(|pid| pid.trim().parse().ok()).unwrap_or_default();
+    let unknown = Process { container_id: bundle.id.clone(), pid, ..Process::default() };
+    if let Some(task) = resume(inner, bundle, program, shim, unknown) {
+        tokio::spawn(find_out(Arc::clone(inner), task));
+    }
 }
 
-fn resume(inner: &Arc<Inner>, bundle: Bundle, program: Program, shim: Shim, init: Process) {
+/// Takes over a task; `None` when its ID is taken.
+fn resume(
+    inner: &Arc<Inner>,
+    bundle: Bundle,
+    program: Program,
+    shim: Shim,
+    init: Process,
+) -> Option<Arc<Task>> {
     tracing::info!(id = %bundle.id, status = ?init.status, "found a running shim");
     if !program.own {
         create::drain_log(&bundle);
     }
     let guest = bundle.is_guest();
     let task = Task::new(bundle, program, shim, init, guest);
-    if inner.insert(Arc::clone(&task)) {
-        create::watch(inner, task);
+    if !inner.insert(Arc::clone(&task)) {
+        return None;
     }
+    create::watch(inner, Arc::clone(&task));
+    Some(task)
+}
+
+/// Learns what a task does as soon as its shim answers. One of which that knows nothing is over.
+async fn find_out(inner: Arc<Inner>, task: Arc<Task>) {
+    let mut life = task.life();
+    loop {
+        let before = life.borrow_and_update().clone();
+        if !matches!(before, Life::Connected(_)) {
+            return;
+        }
+        let shim = task.shim();
+        match shim.state(&task.bundle.id, "").await {
+            Ok(state) => {
+                tracing::info!(id = %task.bundle.id, status = ?state.status, "the shim answers");
+                return task.introduce(state);
+            }
+            Err(err) if err.is_not_found() => {
+                if end_unknown(&inner, &task, &shim).await {
+                    return;
+                }
+            }
+            Err(err) if err.kind() == Kind::DeadlineExceeded => {}
+            Err(err) if shim.is_lost(&err).await => {
+                // Whoever watches the connection finds out whether the shim lives.
+                if life.wait_for(|now| *now != before).await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// Ends a shim that knows nothing of its task, and the task as if the shim had died. False when
+/// it does not answer once more.
+async fn end_unknown(inner: &Arc<Inner>, task: &Arc<Task>, shim: &Shim) -> bool {
+    let _leaving = task.leaving.lock().await;
+    if task.is_gone() {
+        return true;
+    }
+    tracing::info!(id = %task.bundle.id, "the shim knows nothing of its task");
+    if ask_to_end(shim, &task.bundle).await.is_err() {
+        return false;
+    }
+    death::bury(inner, task).await;
+    true
 }
 
 /// The shim died while no daemon watched.
@@ -197,25 +302,46 @@ async fn lost(inner: &Arc<Inner>, bundle: Bundle, program: Program) {
 
 /// Ends a shim that nobody asked for. Its ID is taken until that is done.
 async fn abandon(inner: &Arc<Inner>, unwanted: Unwanted) {
-    let Unwanted { bundle, program, shim } = unwanted;
+    let Unwanted { bundle, program, shim, answers } = unwanted;
     tracing::info!(id = %bundle.id, "end a shim that nobody asked for");
     let ctx = Context::new(bundle.namespace.clone());
     let Ok(reservation) = inner.reserve(&ctx, &bundle.id) else { return };
     let inner = Arc::clone(inner);
     let ending = tokio::spawn(async move {
         let _reservation = reservation;
-        let ended = match ask_to_end(&shim, &bundle).await {
-            Ok(()) => death::tear_down(&inner, &bundle, &program).await.map(drop),
-            Err(err) => {
-                tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
-                death::force(&inner, &bundle, &program, &shim).await
-            }
+        let shim = match shim {
+            Some(shim) => Some(shim),
+            None => reach(&bundle).await,
+        };
+        let ended = match &shim {
+            Some(shim) => match ask_to_end(shim, &bundle).await {
+                Ok(()) => death::tear_down(&inner, &bundle, &program).await.map(drop),
+                Err(err) => {
+                    tracing::warn!(id = %bundle.id, error = %err, "the shim does not answer");
+                    death::force(&inner, &bundle, &program, shim).await
+                }
+            },
+            None => death::tear_down(&inner, &bundle, &program).await.map(drop),
         };
         if let Err(err) = ended {
             tracing::warn!(id = %bundle.id, error = %err, "clean up behind a shim");
         }
     });
-    let _ = tokio::time::timeout(WELL, ending).await;
+    if answers {
+        let _ = tokio::time::timeout(WELL, ending).await;
+    }
+}
+
+/// The shim of a bundle, as soon as it can be reached; `None` when it is dead.
+async fn reach(bundle: &Bundle) -> Option<Shim> {
+    let endpoint = bundle.endpoint()?;
+    loop {
+        match Shim::find(&endpoint, &bundle.namespace).await {
+            Ok(found) => return found,
+            // Each attempt takes a while.
+            Err(err) => tracing::warn!(id = %bundle.id, error = %err, "reach a shim"),
+        }
+    }
 }
 
 /// Has a shim end its container and itself.

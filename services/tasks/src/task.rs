@@ -84,7 +84,7 @@ impl Task {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Every change under this lock is one assignment.
+        // Nothing panics under this lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,6 +103,17 @@ impl Task {
         let mut known = self.known();
         if known.init.status != Status::Stopped {
             known.init = process.clone();
+        }
+    }
+
+    /// Takes over what the shim says of the first process at last. What was learned of it
+    /// meanwhile is newer.
+    pub(crate) fn introduce(&self, process: Process) {
+        let mut known = self.known();
+        let before = std::mem::replace(&mut known.init, process);
+        if before.status != Status::Unknown {
+            known.init.status = before.status;
+            known.init.exit = before.exit;
         }
     }
 

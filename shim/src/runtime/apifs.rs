@@ -246,9 +246,17 @@ impl Plain {
             What::Filesystem { .. } => true,
             What::Bind { .. } => sys::is_directory(&mount)?,
         };
-        let place =
-            if directory { paths::mkdir_all_in(root, at)? } else { paths::file_in(root, at)? };
-        procfs::refuse(root, place.as_fd())?;
+        let place = match paths::direct(root, at, directory) {
+            Some(place) => place,
+            None => {
+                let place = match directory {
+                    true => paths::mkdir_all_in(root, at)?,
+                    false => paths::file_in(root, at)?,
+                };
+                procfs::refuse(root, place.as_fd())?;
+                place
+            }
+        };
         sys::attach(mount.as_fd(), place.as_fd())
     }
 }

@@ -13,6 +13,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+/// What init is told by to execute its program.
+pub(crate) const GO: u8 = 1;
+
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -48,17 +51,19 @@ struct Inner {
     filter: Option<Filter>,
     mounts: Vec<MountWork>,
     errors: RawFd,
+    orders: Option<RawFd>,
 }
 
 impl Run {
     /// `errors` is the write end of a close-on-exec pipe: that it closes without
-    /// a word means that the program runs.
+    /// a word means that the program runs. Of `orders` it reads [`GO`] before.
     pub(crate) fn new(
         args: &[String],
         env: &[String],
         filter: Option<Filter>,
         mounts: Vec<MountWork>,
         errors: BorrowedFd<'_>,
+        orders: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
         let texts = |all: &[String]| all.iter().map(sys::cstr).collect::<io::Result<Vec<_>>>();
         let inner = Inner {
@@ -67,6 +72,7 @@ impl Run {
             filter,
             mounts,
             errors: errors.as_raw_fd(),
+            orders: orders.map(|orders| orders.as_raw_fd()),
         };
         Ok(Self { inner: Rc::new(inner) })
     }
@@ -83,8 +89,12 @@ impl Executor for Run {
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         forbid_tracing();
         reopen_null().map_err(|e| ExecutorSetEnvsError::Other(format!("open /dev/null: {e}")))?;
+        let failed =
+            |what: &str, e: io::Error| ExecutorSetEnvsError::Other(format!("{what}: {e}"));
+        let root = std::fs::File::open("/").map_err(|e| failed("open /", e))?;
+        let mut place = Place { root: root.as_fd(), empty: None };
         for work in &self.inner.mounts {
-            work.run().map_err(|e| ExecutorSetEnvsError::Other(format!("{}: {e}", work.name())))?;
+            work.run(&mut place).map_err(|e| failed(&work.name(), e))?;
         }
         Ok(())
     }
@@ -110,11 +120,11 @@ fn reopen_null() -> io::Result<()> {
         let stream = std::fs::File::from(stream.try_clone_to_owned()?);
         // SAFETY: as above.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
-        if flags & libc::O_ACCMODE != libc::O_RDONLY || !is_null(&stream.metadata()?) {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || !sys::is_null(&stream)? {
             continue;
         }
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        if !is_null(&null.metadata()?) {
+        if !sys::is_null(&null)? {
             return Err(io::Error::other("it is not the null device"));
         }
         // SAFETY: both are open; what the number stood for is the same device.
@@ -125,9 +135,28 @@ fn reopen_null() -> io::Result<()> {
     Ok(())
 }
 
-fn is_null(meta: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3)
+/// Where mounts are made.
+struct Place<'a> {
+    root: BorrowedFd<'a>,
+    /// A directory with nothing in it, mounted over the first that was to be hidden: the others
+    /// are hidden by the same.
+    empty: Option<OwnedFd>,
+}
+
+impl Place<'_> {
+    fn open(&self, at: &CString) -> io::Result<OwnedFd> {
+        sys::openat2(self.root, at, libc::O_PATH, 0, sys::IN_ROOT)
+    }
+
+    fn empty(&mut self) -> io::Result<OwnedFd> {
+        if let Some(mounted) = &self.empty {
+            return sys::clone_mount(mounted.as_fd(), c"", false);
+        }
+        let options = [("source", "tmpfs"), ("uid", "0"), ("gid", "0")];
+        let made = sys::new_mount(c"tmpfs", &options, sys::ATTR_RDONLY)?;
+        self.empty = Some(made.try_clone()?);
+        Ok(made)
+    }
 }
 
 impl MountWork {
@@ -143,40 +172,33 @@ impl MountWork {
         format!("{what} /{}", at.to_string_lossy().trim_start_matches('/'))
     }
 
-    fn run(&self) -> io::Result<()> {
-        if let Self::Control = self {
-            return sys::control(io::stdin().as_fd());
-        }
-        let root: OwnedFd = std::fs::File::open("/")?.into();
-        let open = |at: &CString| sys::openat2(root.as_fd(), at, libc::O_PATH, 0, sys::IN_ROOT);
+    fn run(&self, place: &mut Place<'_>) -> io::Result<()> {
         match self {
+            Self::Control => sys::control(io::stdin().as_fd()),
             Self::Attach { at, base, below, attributes } => {
-                sys::attach(base.as_fd(), open(at)?.as_fd())?;
+                sys::attach(base.as_fd(), place.open(at)?.as_fd())?;
                 for (name, mount) in below {
-                    let place = sys::openat2(base.as_fd(), name, libc::O_PATH, 0, sys::NO_LINKS)?;
-                    sys::attach(mount.as_fd(), place.as_fd())?;
+                    let at = sys::openat2(base.as_fd(), name, libc::O_PATH, 0, sys::NO_LINKS)?;
+                    sys::attach(mount.as_fd(), at.as_fd())?;
                 }
                 let change =
                     sys::MountChange { set: *attributes, recursive: true, ..Default::default() };
                 sys::set_mount(base.as_fd(), &change)
             }
             Self::ReadOnly { at } => {
-                let Some(place) = there(open(at))? else { return Ok(()) };
-                let mount = sys::clone_mount(place.as_fd(), c"", true)?;
+                let Some(at) = there(place.open(at))? else { return Ok(()) };
+                let mount = sys::clone_mount(at.as_fd(), c"", true)?;
                 let change = sys::MountChange { set: sys::ATTR_RDONLY, ..Default::default() };
                 sys::set_mount(mount.as_fd(), &change)?;
-                sys::attach(mount.as_fd(), place.as_fd())
+                sys::attach(mount.as_fd(), at.as_fd())
             }
             Self::Mask { at } => {
-                let Some(place) = there(open(at))? else { return Ok(()) };
-                let place = std::fs::File::from(place);
-                let cover = if place.metadata()?.is_dir() {
-                    let options = [("source", "tmpfs"), ("uid", "0"), ("gid", "0")];
-                    sys::new_mount(c"tmpfs", &options, sys::ATTR_RDONLY)?
-                } else {
-                    sys::clone_mount(null_device(&root)?.as_fd(), c"", false)?
+                let Some(at) = there(place.open(at))? else { return Ok(()) };
+                let cover = match sys::is_directory(&at)? {
+                    true => place.empty()?,
+                    false => sys::clone_mount(null_device(place.root)?.as_fd(), c"", false)?,
                 };
-                sys::attach(cover.as_fd(), place.as_fd())
+                sys::attach(cover.as_fd(), at.as_fd())
             }
             Self::Propagation { at, kind, recursive } => {
                 let change = sys::MountChange {
@@ -184,10 +206,9 @@ impl MountWork {
                     recursive: *recursive,
                     ..Default::default()
                 };
-                sys::set_mount(open(at)?.as_fd(), &change)
+                sys::set_mount(place.open(at)?.as_fd(), &change)
             }
-            Self::Proc { covered } => procfs::see(root.as_fd(), covered),
-            Self::Control => Ok(()),
+            Self::Proc { covered } => procfs::see(place.root, covered),
         }
     }
 }
@@ -202,10 +223,10 @@ fn there(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
 
 /// /dev/null, after a look that it is: what it covers must not become readable
 /// as something else.
-fn null_device(root: &OwnedFd) -> io::Result<OwnedFd> {
-    let opened = sys::openat2(root.as_fd(), c"dev/null", libc::O_PATH, 0, sys::NO_LINKS)?;
+fn null_device(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let opened = sys::openat2(root, c"dev/null", libc::O_PATH, 0, sys::NO_LINKS)?;
     let file = std::fs::File::from(opened);
-    if is_null(&file.metadata()?) {
+    if sys::is_null(&file)? {
         return Ok(file.into());
     }
     Err(io::Error::other("/dev/null is not the null device"))
@@ -220,9 +241,11 @@ impl Inner {
             all.iter().map(|c| c.as_ptr()).chain([std::ptr::null()]).collect()
         };
         let (argv, envp) = (pointers(&self.argv), pointers(&self.envp));
-        if let Some(filter) = &self.filter
-            && let Err(e) = filter.load()
-        {
+        let load = || self.filter.as_ref().map_or(Ok(()), Filter::load);
+        // Before the start, which somebody waits for, if one can wait for it afterwards.
+        let early = self.filter.as_ref().is_some_and(Filter::lets_read).then(load);
+        self.wait();
+        if let Err(e) = early.unwrap_or_else(load) {
             self.fail(STEP_SECCOMP, e.raw_os_error().unwrap_or(libc::EINVAL));
         }
         let mut error = libc::ENOENT;
@@ -240,6 +263,25 @@ impl Inner {
             }
         }
         self.fail(STEP_EXECVE, error)
+    }
+
+    /// Waits to be told to go on. Without anybody left who could, the process ends.
+    fn wait(&self) {
+        let Some(orders) = self.orders else { return };
+        let mut order = 0u8;
+        loop {
+            // SAFETY: the descriptor is the pipe's read end, which is open until execve, and
+            // `order` has room for the one byte.
+            let n = unsafe { libc::read(orders, (&raw mut order).cast(), 1) };
+            if n == 1 && order == GO {
+                return;
+            }
+            if n < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            // SAFETY: takes an integer, and runs nothing of this process.
+            unsafe { libc::_exit(1) }
+        }
     }
 
     /// The files to try: the program itself when it is a path, else one in each directory of PATH.

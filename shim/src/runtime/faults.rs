@@ -16,6 +16,10 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 /// More than this of the log is not looked at.
 const MAX_LOG: u64 = 16 * 1024;
+/// What libcontainer says after a failure, in its error and in its log, of a cgroup that it can't
+/// remove: it can't remove any, and need not.
+const AFTERWARDS: &str = ". error during cleanup: ";
+const NOT_REMOVED: &str = "failed to remove cgroup manager";
 
 /// Calls libcontainer, and on failure gives all that is known as one text.
 pub(crate) fn explained<T>(
@@ -38,7 +42,8 @@ pub(crate) fn explained<T>(
 
 /// An error with its sources, each said once.
 fn chain(e: &LibcontainerError) -> String {
-    let mut text = e.to_string();
+    let text = e.to_string();
+    let mut text = text.split(AFTERWARDS).next().unwrap_or_default().to_owned();
     let mut source = e.source();
     while let Some(s) = source {
         let said = s.to_string();
@@ -64,7 +69,8 @@ fn lines(mut log: File) -> Vec<String> {
     if log.rewind().and_then(|()| log.take(MAX_LOG).read_to_string(&mut text)).is_err() {
         return Vec::new();
     }
-    text.lines().take(2).map(str::to_owned).collect()
+    let told = text.lines().filter(|line| !line.starts_with(NOT_REMOVED));
+    told.take(2).map(str::to_owned).collect()
 }
 
 /// Writes each error event as one line. A memory file shared over fork has one

@@ -27,6 +27,12 @@ pub(crate) fn of(spec: &Spec, when: When) -> Vec<Hook> {
     list.clone().unwrap_or_default()
 }
 
+/// Whether there are hooks that libcontainer runs after the start and before the program.
+pub(crate) fn at_start(spec: &Spec) -> bool {
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    hooks.is_some_and(|hooks| !hooks.is_empty())
+}
+
 /// Runs hooks one after the other; the container's state comes on their standard
 /// input. To be called in a worker: it waits for its own children.
 pub(crate) fn run(

@@ -6,14 +6,14 @@ use super::mounts::{self, CgroupView};
 use super::seccomp::{self, Filter};
 use super::types::{Error, RootfsMount};
 use super::worker::Answer;
-use super::{apifs, binds, cwd, faults, nodes, procfs, rootfs, spec, sys, terminals, users};
+use super::{apifs, binds, cwd, faults, hooks, nodes, procfs, rootfs, spec, sys, terminals, users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Name of the directory in the bundle that holds libcontainer's files and ours.
@@ -31,6 +31,8 @@ pub(crate) struct Work<'a> {
     pub(crate) streams: Option<[OwnedFd; 3]>,
     /// Write end of the error pipe.
     pub(crate) errors: OwnedFd,
+    /// Read end of the pipe by which init is told to go on.
+    pub(crate) orders: Option<OwnedFd>,
     /// Whether the worker was born in the unified cgroup.
     pub(crate) born: bool,
     /// Keep the session keyring.
@@ -55,7 +57,7 @@ impl Work<'_> {
         let view = CgroupView::take(&spec, self.host, self.group)?;
         let shared = propagates(&spec);
         let clones = binds::with_cgroups(&spec, shared)?;
-        mounts::private_tree(self.host, self.bundle, shared)?;
+        let cgroup = mounts::private_tree(self.host, self.group, self.bundle, shared)?;
         let root = self.root_path(&spec)?;
         let stage = self.state().join("stage");
         rootfs::mount(&root, mounted, &stage)?;
@@ -86,11 +88,13 @@ impl Work<'_> {
         // Unless it was made just now.
         let loopback = has_new_network(&spec);
         cwd?.mounted(&spec, &root)?;
-        let adapted = spec::for_libcontainer(spec, &root)?;
+        let hooked = hooks::at_start(&spec);
+        let adapted = spec::for_libcontainer(spec, &root, cgroup)?;
         self.show_config(&adapted.config)?;
         let args = adapted.process.args().clone().unwrap_or_default();
         let (run, console) = self.executor(&args, &env, filter, work, &adapted.process)?;
         let (bundle, id) = (self.bundle.to_path_buf(), self.id.to_owned());
+        let state = self.state().join(&id);
         let builder = self.builder(run, console.as_ref())?;
         let built = faults::explained(|| {
             builder
@@ -103,6 +107,10 @@ impl Work<'_> {
         });
         let container =
             built.map_err(|text| Error::Failed(format!("create container {id}: {text}")))?;
+        if !hooked {
+            // It does what is left to do, and waits for its orders.
+            wake(&state).map_err(|e| Error::io(format!("let container {id} go on"), e))?;
+        }
         let pid = container.pid().map_or(0, |p| p.as_raw());
         if loopback {
             loopback_up(pid)?;
@@ -135,11 +143,11 @@ impl Work<'_> {
         oom_score(&process);
         process.set_terminal(Some(self.streams.is_none()));
         let filter = self.filter(&spec)?;
-        mounts::private_tree(self.host, self.bundle, false)?;
+        let cgroup = mounts::private_tree(self.host, self.group, self.bundle, false)?;
         let args = process.args().clone().unwrap_or_default();
         let env = process.env().clone().unwrap_or_default();
         let user_namespace = spec::has_userns(&spec);
-        let adapted = spec::for_libcontainer(spec.clone(), &self.root_path(&spec)?)?;
+        let adapted = spec::for_libcontainer(spec.clone(), &self.root_path(&spec)?, cgroup)?;
         self.show_config(&adapted.config)?;
         let admin = filter.is_some() && process.no_new_privileges() != Some(true);
         let executed = process.clone();
@@ -209,7 +217,8 @@ impl Work<'_> {
         work: Vec<MountWork>,
         process: &Process,
     ) -> Result<(Run, Option<Console>), Error> {
-        let run = Run::new(args, env, filter, work, self.errors.as_fd())
+        let orders = self.orders.as_ref().map(AsFd::as_fd);
+        let run = Run::new(args, env, filter, work, self.errors.as_fd(), orders)
             .map_err(|e| Error::Invalid(format!("process.args or process.env: {e}")))?;
         let console = match self.streams {
             Some(_) => None,
@@ -230,8 +239,9 @@ impl Work<'_> {
             .validate_id()
             .map_err(failed)?
             .with_executor(run);
-        // The descriptor stays open in the children: it closes when they execute.
+        // The descriptors stay open in the children: they close when they execute.
         std::mem::forget(self.errors);
+        std::mem::forget(self.orders);
         Ok(match (self.streams, console) {
             (Some([stdin, stdout, stderr]), _) => {
                 builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
@@ -344,6 +354,14 @@ fn loopback_up(pid: i32) -> Result<(), Error> {
         .and_then(|ns| sys::setns(ns.as_fd(), libc::CLONE_NEWNET))
         .map_err(|e| Error::io("enter the container's network namespace", e))?;
     own_loopback_up()
+}
+
+/// Tells libcontainer's part of a container's init, whose files are in `state`, to go on.
+pub(crate) fn wake(state: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let dir = std::fs::File::open(state)?;
+    // A socket's path is limited to 108 bytes, a bundle's is not.
+    UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd())).map(drop)
 }
 
 /// Brings `lo` up in this process' network namespace.

@@ -60,6 +60,7 @@ pub use types::{
 };
 
 use cgroup::{Group, Host};
+use executor::GO;
 use hooks::When;
 use launch::{STATE_DIR, Work};
 use oci_spec::runtime::{LinuxResources, Process};
@@ -70,8 +71,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::Interest;
-use types::Inner;
-use worker::{Answer, Job};
+use types::{Inner, Pending};
+use worker::{Answer, Ending, Job};
 
 /// A network namespace whose `lo` is up.
 fn spare_network() -> Result<OwnedFd, Error> {
@@ -90,6 +91,31 @@ const CREATE_LIMIT: Duration = Duration::from_secs(120);
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take until a started program is executed.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// When a container's beginning is over.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// What a worker is asked for, apart from what it does.
+struct Errand<'a> {
+    what: &'a str,
+    id: &'a str,
+    group: &'a Group,
+    bundle: &'a Path,
+    stdio: Stdio,
+    keyring: bool,
+    limit: Duration,
+    /// To be born inside the container's cgroup, where that can be.
+    inside: bool,
+    orders: Option<OwnedFd>,
+}
+
+/// What a worker has done. It may take a moment to end.
+struct Worked {
+    answer: Answer,
+    console: Option<OwnedFd>,
+    /// Read end of the process' error pipe.
+    errors: OwnedFd,
+    ending: Ending,
+}
 
 /// Host facts and cgroup handles, opened once.
 #[derive(Debug)]
@@ -113,9 +139,11 @@ impl Runtime {
         Ok(Self { host: Host::open()?, seccomp_cache: cache.into(), network: Mutex::new(None) })
     }
 
-    /// Makes a network namespace for the first container, while nobody waits.
-    /// One that can't be made is made when it is needed, or is an error then.
+    /// Makes a network namespace for the first container, and has what it needs of this
+    /// program in memory, while nobody waits. A namespace that can't be made is made when it is
+    /// needed, or is an error then.
     pub fn make_ready(&self) {
+        spec::rehearse();
         *self.network.lock().unwrap_or_else(|e| e.into_inner()) = spare_network().ok();
     }
 
@@ -179,45 +207,49 @@ impl Runtime {
         stdio: Stdio,
         options: &Options,
     ) -> Result<Created, Error> {
-        let state = bundle.join(STATE_DIR);
-        std::fs::create_dir_all(&state)
-            .map_err(|e| Error::io(format!("make {}", state.display()), e))?;
-        std::fs::create_dir_all(bundle.join("rootfs"))
-            .map_err(|e| Error::io("make the bundle's rootfs", e))?;
+        for dir in [STATE_DIR, "rootfs"] {
+            let dir = bundle.join(dir);
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| Error::io(format!("make {}", dir.display()), e))?;
+        }
         self.host.restrict_devices(group, &plan.devices)?;
-        let shares_pids = !plan
-            .namespaces()
-            .iter()
-            .any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid && n.path().is_none());
-        let args =
-            plan.spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|a| a.first());
-        let program = args.cloned().unwrap_or_default();
+        let shares_pids = !spec::has_own_pids(&plan.spec);
+        let program = program_of(plan.spec.process().as_ref());
         let poststart = hooks::of(&plan.spec, When::Poststart);
         let spec_for_hooks = (!poststart.is_empty()).then(|| plan.spec.clone());
-        let (answer, console, errors) = self
-            .work(
-                "create the container",
-                &record.id,
-                group,
-                bundle,
-                stdio,
-                options,
-                CREATE_LIMIT,
-                !rootfs::has_device(rootfs),
-                |w| w.create(plan.spec, rootfs, options.no_pivot_root),
-            )
-            .await?;
-        // The worker and libcontainer's helpers are gone: now the limits are the container's alone.
-        self.host.apply(group, &plan.limits)?;
+        let hooked = hooks::at_start(&plan.spec);
+        let (taken, orders) = sys::pipe().map_err(|e| Error::io("make the pipe for orders", e))?;
+        let errand = Errand {
+            what: "create the container",
+            id: &record.id,
+            group,
+            bundle,
+            stdio,
+            keyring: options.no_new_keyring,
+            limit: CREATE_LIMIT,
+            inside: !rootfs::has_device(rootfs),
+            orders: Some(taken),
+        };
+        let Worked { answer, console, errors, ending } =
+            self.work(errand, |w| w.create(plan.spec, rootfs, options.no_pivot_root)).await?;
+        let ending = if plan.limits.is_empty() {
+            Some(ending)
+        } else {
+            // With the worker and libcontainer's helpers gone the limits are the container's alone.
+            ending.wait().await;
+            self.host.apply(group, &plan.limits)?;
+            None
+        };
         record.pid = answer.pid;
         record.start_time = answer.start_time;
-        record.write(bundle)?;
+        record.complete(bundle)?;
         let inner = Inner {
             group: group.clone(),
             program,
             poststart: spec_for_hooks.map(|spec| (poststart, spec)),
+            hooked,
             shares_pids,
-            errors: Mutex::new(Some(errors)),
+            pending: Mutex::new(Some(Pending { errors, orders, worker: ending })),
             mounts: Mutex::new(sys::mount_namespace(answer.pid).ok()),
             volatile: rootfs.iter().any(|m| m.options.iter().any(|o| o == "volatile")),
         };
@@ -227,36 +259,24 @@ impl Runtime {
             pid: answer.pid,
             inner: Arc::new(inner),
         };
-        // The parts of the spec that were looked at are garbage now: give the pages back.
-        trim();
+        trim_later();
         Ok(Created { pid: answer.pid, pidfd: sys::pidfd_open(answer.pid).ok(), console, state })
     }
 
-    /// Runs a worker with what creating and executing have in common: born inside the
-    /// container's cgroup, where that can be, or outside.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
-    async fn work<F>(
-        &self,
-        what: &str,
-        id: &str,
-        group: &Group,
-        bundle: &Path,
-        stdio: Stdio,
-        options: &Options,
-        limit: Duration,
-        inside: bool,
-        f: F,
-    ) -> Result<(Answer, Option<OwnedFd>, OwnedFd), Error>
+    /// Runs a worker with what creating and executing have in common.
+    async fn work<F>(&self, errand: Errand<'_>, f: F) -> Result<Worked, Error>
     where
         F: FnOnce(Work<'_>) -> Result<(Answer, Option<OwnedFd>), Error>,
     {
+        let Errand { what, id, group, bundle, stdio, keyring, limit, inside, orders } = errand;
         let streams = streams(stdio)?;
-        let (reader, writer) = sys::pipe().map_err(|e| Error::io("make the error pipe", e))?;
+        let (errors, writer) = sys::pipe().map_err(|e| Error::io("make the error pipe", e))?;
         let unified = self.host.unified().filter(|_| inside);
         let born = unified.and_then(|h| h.open(group).ok());
         let mut keep: Vec<RawFd> = self.host.descriptors().collect();
         keep.extend(streams.iter().flatten().map(AsRawFd::as_raw_fd));
         keep.push(writer.as_raw_fd());
+        keep.extend(orders.as_ref().map(AsRawFd::as_raw_fd));
         let network = types::take(&self.network);
         keep.extend(network.as_ref().map(AsRawFd::as_raw_fd));
         let job = Job { what, keep, cgroup: born.as_ref().map(AsFd::as_fd), limit };
@@ -268,12 +288,13 @@ impl Runtime {
             cache: &self.seccomp_cache,
             streams,
             errors: writer,
+            orders,
             born: born.is_some(),
-            keyring: options.no_new_keyring,
+            keyring,
             network,
         };
-        let (answer, console) = worker::run(job, move || f(work)).await?;
-        Ok((answer, console, reader))
+        let (answer, console, ending) = worker::answered(job, move || f(work)).await?;
+        Ok(Worked { answer, console, errors, ending })
     }
 
     /// Lets the created init run.
@@ -282,20 +303,19 @@ impl Runtime {
     /// [`Error::Exec`] when the executable is missing or can't be executed; the
     /// process has ended then, with the status of [`Error::exit_code`].
     pub async fn start(&self, c: &ContainerState) -> Result<(), Error> {
-        let errors = types::take(&c.inner.errors);
-        let errors = errors
+        let pending = types::take(&c.inner.pending);
+        let Pending { errors, orders, worker } = pending
             .ok_or_else(|| Error::State(format!("container {} was started already", c.id)))?;
-        let state = c.bundle.join(STATE_DIR).join(&c.id);
-        let dir = std::fs::File::open(&state)
-            .map_err(|e| Error::io(format!("open {}", state.display()), e))?;
-        // A socket's path is limited to 108 bytes, a bundle's is not.
-        std::os::unix::net::UnixStream::connect(format!(
-            "/proc/self/fd/{}/notify.sock",
-            dir.as_raw_fd()
-        ))
-        .map_err(|e| Error::io(format!("tell container {} to start", c.id), e))?;
+        if let Some(worker) = worker {
+            worker.wait().await;
+        }
+        let failed = |e| Error::io(format!("tell container {} to start", c.id), e);
+        if c.inner.hooked {
+            launch::wake(&c.bundle.join(STATE_DIR).join(&c.id)).map_err(failed)?;
+        }
+        sys::write(orders.as_fd(), &[GO]).map_err(failed)?;
+        drop(orders);
         outcome(errors, &c.inner.program, START_LIMIT).await?;
-        mark_running(&state)?;
         if let Some((list, spec)) = &c.inner.poststart {
             let job = Job {
                 what: "run the poststart hooks",
@@ -326,22 +346,26 @@ impl Runtime {
         if self.host.is_frozen(&c.inner.group) {
             return Err(Error::State(format!("container {} is paused; resume it first", c.id)));
         }
-        let program = process.args().iter().flatten().next().cloned().unwrap_or_default();
+        if types::holds(&c.inner.pending) {
+            return Err(Error::State(format!("container {} was not started yet", c.id)));
+        }
+        mark_running(&c.bundle.join(STATE_DIR).join(&c.id))?;
+        let program = program_of(Some(&process));
         let init = c.pid;
-        let options = Options::default();
-        let (answer, console, errors) = self
-            .work(
-                "execute the process",
-                &c.id,
-                &c.inner.group,
-                &c.bundle,
-                p.stdio,
-                &options,
-                EXEC_LIMIT,
-                true,
-                |w| w.exec(process, init),
-            )
-            .await?;
+        let errand = Errand {
+            what: "execute the process",
+            id: &c.id,
+            group: &c.inner.group,
+            bundle: &c.bundle,
+            stdio: p.stdio,
+            keyring: false,
+            limit: EXEC_LIMIT,
+            inside: true,
+            orders: None,
+        };
+        let Worked { answer, console, errors, ending } =
+            self.work(errand, |w| w.exec(process, init)).await?;
+        ending.wait().await;
         outcome(errors, &program, START_LIMIT).await?;
         let pidfd = sys::pidfd_open(answer.pid).ok();
         Ok(Created { pid: answer.pid, pidfd, console, state: c.clone() })
@@ -398,6 +422,12 @@ impl Runtime {
     }
 }
 
+/// What a process executes.
+fn program_of(process: Option<&Process>) -> String {
+    let args = process.and_then(|process| process.args().as_ref());
+    args.and_then(|args| args.first()).cloned().unwrap_or_default()
+}
+
 /// Three open streams, `/dev/null` for those left out; nothing for a terminal.
 fn streams(stdio: Stdio) -> Result<Option<[OwnedFd; 3]>, Error> {
     let Stdio::Fds { stdin, stdout, stderr } = stdio else { return Ok(None) };
@@ -434,8 +464,20 @@ fn mark_running(state: &Path) -> Result<(), Error> {
     let text = std::fs::read(&path).map_err(what)?;
     let mut value: serde_json::Value = serde_json::from_slice(&text)
         .map_err(|e| Error::Failed(format!("{} is unreadable: {e}", path.display())))?;
+    if value["status"] == "running" {
+        return Ok(());
+    }
     value["status"] = "running".into();
     record::replace(&path, value.to_string().as_bytes()).map_err(what)
+}
+
+/// Gives memory back that a container's creation has left free, once nobody waits for anything:
+/// one that ends at once takes it all along.
+fn trim_later() {
+    tokio::spawn(async {
+        tokio::time::sleep(SETTLED).await;
+        trim();
+    });
 }
 
 fn trim() {

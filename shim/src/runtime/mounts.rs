@@ -40,10 +40,16 @@ pub(crate) fn root_handle(path: &Path) -> Result<OwnedFd, Error> {
         .map_err(|e| Error::io(format!("open the root filesystem {}", path.display()), e))
 }
 
-/// Moves the worker into a mount namespace of its own, in which libcontainer
-/// sees no cgroups. `shared`: the container's mounts are to reach the host, so
-/// only the places that change here are cut off from it.
-pub(crate) fn private_tree(host: &Host, bundle: &Path, shared: bool) -> Result<(), Error> {
+/// Moves the worker into a mount namespace of its own, in which libcontainer sees no
+/// cgroups but perhaps the container's own: at the path that comes back. `shared`: the
+/// container's mounts are to reach the host, so only the places that change here are cut off
+/// from it.
+pub(crate) fn private_tree(
+    host: &Host,
+    group: &Group,
+    bundle: &Path,
+    shared: bool,
+) -> Result<Option<&'static Path>, Error> {
     sys::unshare(libc::CLONE_NEWNS).map_err(|e| Error::io("make a mount namespace", e))?;
     let set = |at: &Path, flags: u64| {
         sys::mount("", at, "", flags, "")
@@ -55,17 +61,7 @@ pub(crate) fn private_tree(host: &Host, bundle: &Path, shared: bool) -> Result<(
     } else {
         set(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
     }
-    let top = Path::new("/sys/fs/cgroup");
-    // The hierarchies usually lie on a tmpfs, which takes them along; without
-    // one they go one by one.
-    if sys::detach(top).is_err() {
-        for h in &host.hierarchies {
-            // One that stays is found by libcontainer, which then names it.
-            let _ = sys::detach(&h.mount_point);
-        }
-    }
-    sys::mount("tmpfs", top, "tmpfs", libc::MS_RDONLY, "mode=755")
-        .map_err(|e| Error::io("hide /sys/fs/cgroup", e))
+    host.cover(group)
 }
 
 /// The mount point that a path lies on.

@@ -11,6 +11,17 @@ use std::path::{Component, Path};
 /// Links followed on one way, as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
+/// A handle of what is at `path` under `root`, when the way there is just what it says: without
+/// links, upwards or missing. A directory, if it has to be one.
+pub(crate) fn direct(root: BorrowedFd<'_>, path: &Path, directory: bool) -> Option<OwnedFd> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    if !below.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    let flags = libc::O_PATH | if directory { libc::O_DIRECTORY } else { 0 };
+    sys::openat2(root, &cpath(below).ok()?, flags, 0, NO_LINKS).ok()
+}
+
 /// A handle of the directory `path` under `root`. Directories that are missing
 /// on the way, also where a link leads, are made.
 pub(crate) fn mkdir_all_in(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
@@ -154,6 +165,26 @@ mod tests {
         let made = mkdir_all_in(handle.as_fd(), Path::new("/work/deep")).unwrap();
         assert!(same(made, &root.join("made/by/link/deep")));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn direct_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/file"), "").unwrap();
+        symlink("a", dir.path().join("link")).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        let ask = |path: &str, directory| direct(root.as_fd(), Path::new(path), directory);
+        for (path, directory) in [("/a/b", true), ("a/b", true), ("/a/file", false)] {
+            let at = dir.path().join(path.trim_start_matches('/'));
+            assert!(same(ask(path, directory).unwrap(), &at), "{path}");
+        }
+        for (path, directory) in
+            [("/a/file", true), ("/a/none", false), ("/link", false), ("/link/b", true)]
+        {
+            assert!(ask(path, directory).is_none(), "{path}");
+        }
+        assert!(ask("/a/b/../b", true).is_none() && ask("/../a", true).is_none());
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use super::sys;
 use super::types::Error;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The contents of `shim.json`.
@@ -38,6 +40,18 @@ impl Record {
         replace(&path, &text).map_err(|e| Error::io(format!("write {}", path.display()), e))
     }
 
+    /// Adds what is known of init by now to what was written. Nobody else reads it while this
+    /// process lives, and one write is done or not when that ends.
+    pub(crate) fn complete(&self, bundle: &Path) -> Result<(), Error> {
+        let path = path(bundle);
+        let text = serde_json::to_vec(self)
+            .map_err(|e| Error::Failed(format!("write the record: {e}")))?;
+        // It can only be longer than before: there is nothing to cut off.
+        let opened = OpenOptions::new().write(true).open(&path);
+        let written = opened.and_then(|mut file| file.write_all(&text));
+        written.map_err(|e| Error::io(format!("write {}", path.display()), e))
+    }
+
     /// Reads it; nothing when there is none.
     pub(crate) fn read(bundle: &Path) -> Result<Option<Self>, Error> {
         let path = path(bundle);
@@ -69,4 +83,24 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let tmp = path.with_file_name(name);
     std::fs::write(&tmp, text)?;
     std::fs::rename(&tmp, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_makes_it_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut record = Record { id: "c1".into(), poststop: true, ..Record::default() };
+        record.write(dir.path()).unwrap();
+        for (pid, start_time) in [(7, 0), (4_194_304, u64::MAX)] {
+            (record.pid, record.start_time) = (pid, start_time);
+            record.complete(dir.path()).unwrap();
+            let read = Record::read(dir.path()).unwrap().unwrap();
+            assert_eq!((read.pid, read.start_time, read.poststop), (pid, start_time, true));
+        }
+        Record::remove(dir.path());
+        assert!(record.complete(dir.path()).is_err());
+    }
 }

@@ -34,17 +34,7 @@ pub fn sealed_binary() -> Result<OwnedFd, Error> {
 /// Whether this process runs from a read-only place.
 pub fn is_sealed() -> bool {
     let opened = std::fs::File::open("/proc/self/exe");
-    opened.and_then(|f| read_only(f.into())).unwrap_or(false)
-}
-
-fn read_only(fd: OwnedFd) -> io::Result<bool> {
-    // SAFETY: statvfs is plain data, all zeroes is valid.
-    let mut s: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open and `s` is a live statvfs.
-    if unsafe { libc::fstatvfs(fd.as_raw_fd(), &mut s) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(s.f_flag & libc::ST_RDONLY != 0)
+    opened.and_then(|f| sys::is_read_only(f.as_fd())).unwrap_or(false)
 }
 
 /// Executes this program again, sealed, with the same arguments and

@@ -11,7 +11,7 @@ use libseccomp::{
 };
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSeccompOperator,
+    LinuxSeccompOperator, LinuxSyscall,
 };
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -30,6 +30,7 @@ const INSN: usize = size_of::<libc::sock_filter>();
 pub(crate) struct Filter {
     program: Vec<libc::sock_filter>,
     flags: libc::c_ulong,
+    lets_read: bool,
 }
 
 /// Refuses by name what cannot be honoured, before anything happens.
@@ -59,12 +60,13 @@ pub(crate) fn filter(section: &LinuxSeccomp, cache: &Path) -> Result<Filter, Err
     check(section)?;
     let flags =
         section.flags().iter().flatten().try_fold(0, |all, f| kernel_flag(*f).map(|f| all | f))?;
+    let lets_read = lets(section, "read");
     let place = entry(section, cache)?;
     let usable = directory(cache);
     if let Err(e) = &usable {
         tracing::warn!("seccomp cache {} is not used: {e}", cache.display());
     } else if let Some(program) = cached(&place) {
-        return Ok(Filter { program, flags });
+        return Ok(Filter { program, flags, lets_read });
     }
     let bytes = compile(section)?;
     let program = decode(&bytes).ok_or_else(|| {
@@ -78,10 +80,27 @@ pub(crate) fn filter(section: &LinuxSeccomp, cache: &Path) -> Result<Filter, Err
             tracing::warn!("seccomp cache {} is not cleared: {e}", cache.display());
         }
     }
-    Ok(Filter { program, flags })
+    Ok(Filter { program, flags, lets_read })
+}
+
+/// Whether a profile lets a call through, whatever its arguments are.
+fn lets(section: &LinuxSeccomp, call: &str) -> bool {
+    let allow = LinuxSeccompAction::ScmpActAllow;
+    let rules = section.syscalls().iter().flatten();
+    let mut rules = rules.filter(|rule| rule.names().iter().any(|name| name == call)).peekable();
+    let named = rules.peek().is_some();
+    let plain = |rule: &LinuxSyscall| {
+        rule.action() == allow && rule.args().as_ref().is_none_or(|args| args.is_empty())
+    };
+    (named || section.default_action() == allow) && rules.all(plain)
 }
 
 impl Filter {
+    /// Whether the process can still read once it is loaded.
+    pub(crate) fn lets_read(&self) -> bool {
+        self.lets_read
+    }
+
     /// Loads the filter into the calling process. It needs CAP_SYS_ADMIN or
     /// no_new_privs, and is for good.
     pub(crate) fn load(&self) -> io::Result<()> {
@@ -326,6 +345,26 @@ fn architecture(arch: Arch) -> Result<ScmpArch, Error> {
 mod tests {
     use super::*;
     use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn calls_that_are_let_through() {
+        let lets = |default: &str, rules: serde_json::Value| {
+            let text = serde_json::json!({"defaultAction": default, "syscalls": rules});
+            lets(&serde_json::from_value(text).unwrap(), "read")
+        };
+        let rule = |action: &str, args: serde_json::Value| {
+            serde_json::json!({"names": ["open", "read"], "action": action, "args": args})
+        };
+        let (allow, deny) = ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO");
+        let some = serde_json::json!([{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]);
+        let none = serde_json::json!([]);
+        assert!(lets(deny, [rule(allow, none.clone())].into()));
+        assert!(lets(allow, none.clone()));
+        assert!(!lets(deny, none.clone()));
+        assert!(!lets(deny, [rule(allow, some.clone())].into()));
+        assert!(!lets(allow, [rule(deny, some)].into()));
+        assert!(!lets(deny, [rule(allow, none.clone()), rule(deny, none)].into()));
+    }
 
     #[test]
     fn the_oldest_programs_go() {

@@ -194,7 +194,11 @@ pub(crate) fn change_root(root: BorrowedFd<'_>, cwd: BorrowedFd<'_>) -> io::Resu
 
 /// Whether an open file is a directory.
 pub(crate) fn is_directory(fd: &OwnedFd) -> io::Result<bool> {
-    Ok(std::fs::File::from(fd.try_clone()?).metadata()?.is_dir())
+    // SAFETY: stat is plain data, all zeroes is valid.
+    let mut s: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `s` is a live stat.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), &mut s) }.into())?;
+    Ok(s.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 /// Whether something lies in memory.
@@ -210,6 +214,27 @@ pub(crate) fn is_procfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// Whether something lies among terminals.
 pub(crate) fn is_devpts(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(file_system(fd)?.f_type == libc::DEVPTS_SUPER_MAGIC)
+}
+
+/// Whether something lies in cgroup v2.
+pub(crate) fn is_cgroup2(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(fd)?.f_type == libc::CGROUP2_SUPER_MAGIC)
+}
+
+/// Whether something lies on a mount that can't be written to.
+pub(crate) fn is_read_only(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: statvfs is plain data, all zeroes is valid.
+    let mut s: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `s` is a live statvfs.
+    check(unsafe { libc::fstatvfs(fd.as_raw_fd(), &mut s) }.into())?;
+    Ok(s.f_flag & libc::ST_RDONLY != 0)
+}
+
+/// Whether an open file is the null device.
+pub(crate) fn is_null(file: &std::fs::File) -> io::Result<bool> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let meta = file.metadata()?;
+    Ok(meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3))
 }
 
 fn file_system(fd: BorrowedFd<'_>) -> io::Result<libc::statfs> {
@@ -357,6 +382,13 @@ pub(crate) fn nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
             .into(),
     )
     .map(drop)
+}
+
+/// Whether a descriptor can be read from, or a pidfd's process has ended. Never waits.
+pub(crate) fn is_ready(fd: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: `asked` is one live pollfd.
+    unsafe { libc::poll(&mut asked, 1, 0) == 1 }
 }
 
 /// A descriptor that the event loop waits on for reading.

@@ -1,6 +1,7 @@
 //! Values that the runtime takes and gives.
 
 use super::cgroup::Group;
+use super::worker::Ending;
 use oci_spec::runtime::{Hook, Spec};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -175,6 +176,22 @@ pub(crate) fn take<T>(held: &Mutex<Option<T>>) -> Option<T> {
     held.lock().unwrap_or_else(|e| e.into_inner()).take()
 }
 
+/// Whether such a lock holds something.
+pub(crate) fn holds<T>(held: &Mutex<Option<T>>) -> bool {
+    held.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+}
+
+/// What is needed to start an init that was created.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// Read end of its error pipe.
+    pub(crate) errors: OwnedFd,
+    /// Write end of the pipe by which it is told to go on. When that is closed it ends.
+    pub(crate) orders: OwnedFd,
+    /// The worker that has made it, unless it is known to have ended.
+    pub(crate) worker: Option<Ending>,
+}
+
 /// The part of a container's state that only the runtime uses.
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -182,10 +199,12 @@ pub(crate) struct Inner {
     /// What init executes, for messages.
     pub(crate) program: String,
     pub(crate) poststart: Option<(Vec<Hook>, Spec)>,
+    /// Whether libcontainer runs hooks before the program, for which it waits to be told.
+    pub(crate) hooked: bool,
     pub(crate) shares_pids: bool,
-    /// Read end of init's error pipe, until start has taken it. The lock is
-    /// only there to make taking it possible through a shared reference.
-    pub(crate) errors: Mutex<Option<OwnedFd>>,
+    /// Until start has taken it. The lock is only there to make taking it
+    /// possible through a shared reference.
+    pub(crate) pending: Mutex<Option<Pending>>,
     /// Init's mount namespace, held open so that its end, which may wait for a
     /// disk, does not hold back the news of init's exit. Behind a lock as above.
     pub(crate) mounts: Mutex<Option<OwnedFd>>,

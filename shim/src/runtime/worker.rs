@@ -91,8 +91,22 @@ pub(crate) struct Job<'a> {
     pub(crate) limit: Duration,
 }
 
-/// Runs `work` in a worker and waits for its answer.
+/// Runs `work` in a worker, waits for its answer, and until it has ended.
 pub(crate) async fn run<F>(job: Job<'_>, work: F) -> Result<(Answer, Option<OwnedFd>), Error>
+where
+    F: FnOnce() -> Result<(Answer, Option<OwnedFd>), Error>,
+{
+    let (answer, fd, ending) = answered(job, work).await?;
+    ending.wait().await;
+    Ok((answer, fd))
+}
+
+/// Runs `work` in a worker and waits for its answer. Of one that failed nothing is left then;
+/// any other may take a moment to end.
+pub(crate) async fn answered<F>(
+    job: Job<'_>,
+    work: F,
+) -> Result<(Answer, Option<OwnedFd>, Ending), Error>
 where
     F: FnOnce() -> Result<(Answer, Option<OwnedFd>), Error>,
 {
@@ -119,16 +133,39 @@ where
             if bytes.is_empty() {
                 return Err(Error::Failed(format!("{what}: the worker ended without an answer")));
             }
-            // It is in the container's cgroup: when this returns it no longer is.
-            if let Some(ending) = guard.pidfd.take().and_then(|fd| sys::readable(fd).ok())
-                && tokio::time::timeout(EXIT_LIMIT, ending.readable()).await.is_err()
-            {
-                tracing::warn!("{what}: the worker answered but does not end");
-            }
-            let wire: Wire = serde_json::from_slice(&bytes).map_err(|e| {
+            let ending = Ending { pidfd: guard.pidfd.take() };
+            let wire: Result<Wire, _> = serde_json::from_slice(&bytes);
+            let answer = wire.map_err(|e| {
                 Error::Failed(format!("{what}: the worker's answer is unreadable: {e}"))
-            })?;
-            Result::from(wire).map(|a| (a, fd))
+            });
+            match answer.and_then(Result::<Answer, Error>::from) {
+                Ok(answer) => Ok((answer, fd, ending)),
+                Err(e) => {
+                    ending.wait().await;
+                    Err(e)
+                }
+            }
+        }
+    }
+}
+
+/// The end of a worker that has answered.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pidfd: Option<OwnedFd>,
+}
+
+impl Ending {
+    /// Waits for it. A worker that has joined the container's cgroup is no longer in it then.
+    pub(crate) async fn wait(self) {
+        let Some(pidfd) = self.pidfd else { return };
+        if sys::is_ready(pidfd.as_fd()) {
+            return;
+        }
+        if let Ok(ending) = sys::readable(pidfd)
+            && tokio::time::timeout(EXIT_LIMIT, ending.readable()).await.is_err()
+        {
+            tracing::warn!("a worker answered but does not end");
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::process::{Pending, StdioNames};
 use super::{Container, Process, Service, Slot, options};
 use crate::error::{self, Error};
+use crate::exits;
 use crate::network;
 use crate::reaper::Exit;
 use crate::runtime::{self, CreateSpec, RootfsMount};
@@ -104,7 +105,9 @@ impl Service {
         let made = match self.make(creation).await {
             Ok((container, init, exit)) => match self.keeps(context).await {
                 Ok(()) => {
-                    self.follow_oom(&container);
+                    // Both begin when the caller has been answered.
+                    let look = self.clone().look_after(container.clone(), init.pid());
+                    tokio::task::spawn_local(look);
                     let follow = self.clone().follow_exit(container.clone(), init.clone(), exit);
                     tokio::task::spawn_local(follow);
                     Ok((container, init))
@@ -197,7 +200,6 @@ impl Service {
             self.runtime.create(spec).await.map_err(|e| refused("OCI runtime create failed", e))?;
         let exit = self.reaper.exit_of(created.pid, created.pidfd.as_ref().map(AsFd::as_fd));
         let state = created.state.clone();
-        self.write_pid(&creation.bundle, created.pid);
         let init = Rc::new(Process::new("", creation.names, streams, None));
         let container = Rc::new(Container {
             id: creation.id,
@@ -225,8 +227,12 @@ impl Service {
         }
     }
 
-    /// Publishes the container's out-of-memory kills for as long as it lives.
-    fn follow_oom(self: &Rc<Self>, container: &Rc<Container>) {
+    /// Does what nobody waits for, and publishes the container's out-of-memory kills for as
+    /// long as it lives.
+    async fn look_after(self: Rc<Self>, container: Rc<Container>, pid: i32) {
+        self.write_pid(&container.bundle, pid);
+        // It is made when there is an exit to store, at the latest.
+        let _ = exits::prepare(&container.bundle);
         let mut kills = match self.runtime.oom_events(&container.state) {
             Ok(kills) => kills,
             Err(e) => {
@@ -235,12 +241,11 @@ impl Service {
                     .warn(&format!("no out-of-memory events of {}: {e}", container.id));
             }
         };
-        let (service, container_id) = (self.clone(), container.id.clone());
-        tokio::task::spawn_local(async move {
-            while kills.next().await.is_some() {
-                service.event("/tasks/oom", &TaskOom { container_id: container_id.clone() });
-            }
-        });
+        let container_id = container.id.clone();
+        drop(container);
+        while kills.next().await.is_some() {
+            self.event("/tasks/oom", &TaskOom { container_id: container_id.clone() });
+        }
     }
 
     /// Prepares a further process, which Start starts.

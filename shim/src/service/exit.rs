@@ -20,7 +20,7 @@ const OTHERS: Duration = Duration::from_secs(10);
 
 impl Service {
     /// Waits for the end of a process; then, in this order: its record in the
-    /// bundle, its output in the log, the event, the answer to Wait.
+    /// bundle, its output in the log, the exit for who is attached, the event, the answer to Wait.
     pub(super) async fn follow_exit(
         self: Rc<Self>,
         container: Rc<Container>,
@@ -41,6 +41,9 @@ impl Service {
         }
         let limit = if process.streams.stores() { OWN_OUTPUT } else { CLIENTS_OUTPUT };
         process.streams.drain(limit).await;
+        // Whoever is attached may be all that anybody waits for. A status has 8 bits, or is 128
+        // plus a signal.
+        process.streams.finish(exit.status as i32);
         let id = if process.is_init() { &container.id } else { &process.exec_id };
         self.event(
             "/tasks/exit",
@@ -52,8 +55,6 @@ impl Service {
                 exited_at: Some(clock::timestamp(exit.at)),
             },
         );
-        // A status has 8 bits, or is 128 plus a signal.
-        process.streams.finish(exit.status as i32);
         process.set_exit(exit);
     }
 
@@ -68,7 +69,8 @@ impl Service {
     /// Init has ended: so do the others. The kernel sees to that in a pid
     /// namespace of the container's own; without one they are killed here.
     async fn end_others(&self, container: &Container) {
-        if self.runtime.pids(&container.state).is_ok_and(|pids| !pids.is_empty())
+        if container.state.shares_pids()
+            && self.runtime.pids(&container.state).is_ok_and(|pids| !pids.is_empty())
             && let Err(e) = self.runtime.kill_all(&container.state, libc::SIGKILL).await
         {
             self.report.warn(&format!("processes of {} may be left: {e}", container.id));

@@ -1,7 +1,7 @@
 //! The gaps that are wrong behaviour.
 
 use crate::fixture::{Done, Lab, profile, spec};
-use gantry_shim::runtime::{Error, Options, Runtime, Stdio};
+use gantry_shim::runtime::{Error, ExecSpec, Options, Runtime, Stdio};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -94,7 +94,7 @@ pub(crate) fn gap_11_cwd_is_made_and_mount_errors_name_the_mount() {
     let mut s = spec(&["true"]);
     add_mount(&mut s, json!({"destination": "/odd", "type": "nofs", "source": "x"}));
     let e = lab.create(&s).map(drop).expect_err("a mount of an unknown type").to_string();
-    assert!(e.contains("/odd"), "{e}");
+    assert!(e.contains("/odd") && !e.contains("cgroup"), "{e}");
     assert_eq!(lab.leftovers(), Vec::<String>::new());
 
     let mut live = lab.start(&spec(&["sleep", "1000"]));
@@ -272,6 +272,7 @@ pub(crate) fn gap_16_kill_keeps_running_and_state_is_replaced_whole() {
     let mut live = lab.start(&spec(&["sh", "-c", script]));
     let state = live.lab.bundle.join(".libcontainer").join(&live.lab.id).join("state.json");
     let inode = |p: &Path| fs::metadata(p).expect("a state file").ino();
+    assert_eq!(live.exec("echo alive").out, "alive\n");
     let before = inode(&state);
     live.lab.block_on(live.lab.runtime.kill_all(&live.c, libc::SIGUSR1)).expect("a signal");
     // A signal that does not end it leaves it running: exec still works.
@@ -280,6 +281,45 @@ pub(crate) fn gap_16_kill_keeps_running_and_state_is_replaced_whole() {
     assert!(text.contains("\"status\":\"running\""), "{text}");
     assert_eq!(before, inode(&state));
     assert_eq!(live.kill(), 137);
+}
+
+/// It has its filter by the time of the start, and goes with who could have started it.
+pub(crate) fn init_waits_for_its_start() {
+    let mut lab = Lab::new();
+    let mut s = spec(&["true"]);
+    s["linux"]["seccomp"] = profile();
+    let (created, _out) = lab.create(&s).unwrap_or_else(|e| panic!("create: {e}"));
+    let request = ExecSpec {
+        exec_id: "e".into(),
+        process: process(&["true"]).to_string().into_bytes(),
+        stdio: Stdio::Fds { stdin: None, stdout: None, stderr: None },
+    };
+    let early = lab.block_on(lab.runtime.exec(&created.state, request));
+    assert!(matches!(early, Err(Error::State(_))), "{early:?}");
+    let status = format!("/proc/{}/status", created.pid);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !fs::read_to_string(&status).expect("its status").contains("Seccomp:\t2") {
+        assert!(std::time::Instant::now() < deadline, "no filter before the start");
+        std::thread::yield_now();
+    }
+    let pid = created.pid;
+    drop(created);
+    assert_eq!(lab.wait(pid), 1);
+    Runtime::cleanup(&lab.bundle, &lab.id).expect("cleanup");
+    assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+pub(crate) fn a_filter_may_forbid_to_read() {
+    let mut lab = Lab::new();
+    let forbid = |s: &mut Value| {
+        s["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
+        });
+    };
+    // It is started, and then even its libraries can't be read.
+    let done = lab.sh(forbid, "echo never");
+    assert!(done.status != 0 && done.out.contains("shared libraries"), "{done:?}");
 }
 
 pub(crate) fn users_by_name() {

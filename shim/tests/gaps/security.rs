@@ -82,6 +82,26 @@ pub(crate) fn gap_03_every_hierarchy_is_joined() {
     live.kill();
 }
 
+/// What libcontainer finds where the host's cgroups are: a hook sees the same.
+pub(crate) fn libcontainer_gets_at_no_cgroup() {
+    let mut lab = Lab::new();
+    let log = lab.path("log");
+    let script = format!(
+        "cd /sys/fs/cgroup; {{ [ -c cgroup.procs ] && echo null; mkdir x || echo refused; \
+         ls -d memory pids; }} >{} 2>/dev/null; true",
+        log.display()
+    );
+    let mut s = spec(&["true"]);
+    let (args, env) = (["sh", "-c", script.as_str()], ["PATH=/usr/bin:/bin"]);
+    s["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": args, "env": env}]});
+    assert_eq!(lab.run(&s).status, 0);
+    let text = fs::read_to_string(&log).expect("the hook's log");
+    let unified = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .iter()
+        .any(|at| fs::exists(format!("{at}/cgroup.controllers")).unwrap_or(false));
+    assert_eq!(text, if unified { "null\nrefused\n" } else { "refused\n" });
+}
+
 pub(crate) fn gap_04_own_binary_is_read_only() {
     if std::env::var_os("GANTRY_TEST_SEALED").is_none() {
         assert!(!seal::is_sealed());

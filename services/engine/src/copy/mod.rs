@@ -24,6 +24,7 @@ use gantry_archive::unpack::{Owner, UnpackOptions, unpack};
 use gantry_archive::walk::{Dir, Found, Walker};
 use gantry_core::content::BlobStream;
 use gantry_core::{Context, Error, FileChange, Kind, Labels, Mount, Result};
+use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use rustix::fs::{AtFlags, StatVfsMountFlags, StatxFlags, fstatvfs, statx};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -124,7 +125,10 @@ impl Engine {
             Ok(())
         })?;
         match timeout(PATIENCE, told).await {
-            Ok(Ok(stat)) => Ok((stat, patient(archive, text.to_owned()))),
+            Ok(Ok(stat)) => {
+                self.tell_of(ctx, Action::CopiedFrom, &found, &[]);
+                Ok((stat, patient(archive, text.to_owned())))
+            }
             // It did not come so far, and says why.
             Ok(Err(_)) => match archive.next().await {
                 Some(Err(err)) => Err(err),
@@ -161,7 +165,9 @@ impl Engine {
         })?;
         feed_archive(text, archive, feed).await?;
         wait(text, unpacked, END).await?;
-        wait(text, ended, END).await
+        wait(text, ended, END).await?;
+        self.tell_of(ctx, Action::CopiedTo, &found, &[]);
+        Ok(())
     }
 
     /// What differs in a container's file system from its image, by path.
@@ -198,7 +204,8 @@ impl Engine {
         let found = self.find(ctx, text).await?;
         let mounts = self.root_mounts(ctx, &found).await?;
         let archive = self.parts.differ.archive(&mounts).await?;
-        Ok(patient(archive, text.to_owned()))
+        let whole = self.teller(ctx, Action::Exported, &found);
+        Ok(followed(patient(archive, text.to_owned()), whole))
     }
 
     /// What makes a container's root file system.
@@ -350,6 +357,26 @@ fn patient(archive: BlobStream, text: String) -> BlobStream {
     Box::pin(stream::unfold((Some(archive), text), next))
 }
 
+/// An archive behind which, if it is whole, something is done.
+fn followed<F>(archive: BlobStream, whole: F) -> BlobStream
+where
+    F: FnOnce() + Send + 'static,
+{
+    let next = |(mut archive, whole): (BlobStream, Option<F>)| async move {
+        match archive.next().await {
+            Some(Ok(piece)) => Some((Ok(piece), (archive, whole))),
+            Some(Err(err)) => Some((Err(err), (archive, None))),
+            None => {
+                if let Some(whole) = whole {
+                    whole();
+                }
+                None
+            }
+        }
+    };
+    Box::pin(stream::unfold((archive, Some(whole)), next))
+}
+
 fn stuck(text: &str) -> Error {
     let why = format!("a file system of container {text} does not answer: something hangs in it");
     Error::new(Kind::DeadlineExceeded, why).about("container", text)
@@ -357,6 +384,9 @@ fn stuck(text: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -373,6 +403,23 @@ mod tests {
         let bind = Mount { kind: "bind".into(), ..overlay };
         assert_eq!(below(&[bind]), None);
         assert_eq!(below(&[]), None);
+    }
+
+    #[tokio::test]
+    async fn only_a_whole_archive_is_followed() {
+        for (pieces, wanted) in [
+            (vec![Ok(Bytes::from("a")), Ok(Bytes::from("b"))], true),
+            (vec![Ok(Bytes::from("a")), Err(Error::data_loss("gone"))], false),
+        ] {
+            let done = Arc::new(AtomicBool::new(false));
+            let whole = Arc::clone(&done);
+            let archive: BlobStream = Box::pin(stream::iter(pieces));
+            let mut archive = followed(archive, move || whole.store(true, Ordering::Relaxed));
+            while archive.next().await.is_some() {
+                assert!(!done.load(Ordering::Relaxed), "something may be to come");
+            }
+            assert_eq!(done.load(Ordering::Relaxed), wanted);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -160,6 +160,7 @@ pub(super) fn input(wire: api::SessionInput) -> Option<SessionInput> {
         Input::StdinEnd(_) => Some(SessionInput::StdinEnd),
         Input::Resize(wire) => size(Some(wire)).map(SessionInput::Resize),
         Input::Signal(signal) => Some(SessionInput::Signal(signal)),
+        Input::Detach(_) => Some(SessionInput::Detach),
         Input::Run(_) | Input::Exec(_) | Input::Attach(_) => None,
     }
 }

@@ -248,6 +248,7 @@ impl Charge {
         while self.is_frozen().await {
             sleep(LOOK).await;
         }
+        let turn = self.live.turns.last();
         if !self.goes_on() {
             return;
         }
@@ -258,7 +259,7 @@ impl Charge {
         let done = tokio::spawn(async move {
             let done = match action {
                 HealthAction::None => Ok(()),
-                HealthAction::Restart => engine.restart(&ctx, &id, "", None).await,
+                HealthAction::Restart => engine.restart_unasked(&ctx, &id, turn).await,
                 HealthAction::Stop => engine.stop(&ctx, &id, "", None).await,
                 HealthAction::Kill => engine.kill_process(&ctx, &id).await,
             };

@@ -11,11 +11,12 @@ mod prune;
 mod reference;
 mod remove;
 mod shown;
+mod told;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_core::images::{Image, ProgressSink, PullRequest, Unpacked};
+use gantry_core::images::{Image, Progress, ProgressSink, PullRequest, Unpacked};
 use gantry_core::{Context, Digest, Error, Namespace, Platform, Result};
 
 use crate::Engine;
@@ -30,6 +31,7 @@ pub(crate) use parts::Parts;
 pub use prune::PrunedImages;
 pub(crate) use reference::familiar;
 pub use remove::Removed;
+pub(crate) use told::Told;
 
 /// Entries of the large parts; a part that is full begins anew.
 const CAPACITY: usize = 512;
@@ -116,7 +118,7 @@ impl Cache {
 }
 
 impl Engine {
-    /// Brings an image here.
+    /// Brings an image here, and tells that.
     ///
     /// # Errors
     /// As [`gantry_core::images::Puller::pull`].
@@ -126,7 +128,28 @@ impl Engine {
         request: PullRequest,
         progress: ProgressSink,
     ) -> Result<Image> {
-        self.parts.puller.pull(ctx, request, progress).await
+        let name = match request.name.as_str() {
+            "" => self.parts.puller.normalize(&request.reference)?,
+            name => name.to_owned(),
+        };
+        let in_hand = self.told.take(ctx, &name);
+        // Whoever sees its end may leave: it is shown once it is told.
+        let end = Arc::new(Mutex::new(None));
+        let shown: ProgressSink = {
+            let (end, progress) = (Arc::clone(&end), Arc::clone(&progress));
+            Arc::new(move |step: Progress| match step {
+                Progress::Done { .. } => *lock(&end) = Some(step),
+                step => progress(step),
+            })
+        };
+        let image = self.parts.puller.pull(ctx, request, shown).await?;
+        self.tell_of_name(ctx, "pull", &image).await;
+        in_hand.stands_for(&image.target);
+        let end = lock(&end).take();
+        if let Some(end) = end {
+            progress(end);
+        }
+        Ok(image)
     }
 
     /// The image that a container is to be made from, pulled if need be: also
@@ -146,7 +169,7 @@ impl Engine {
             let (reference, platform) = (text.to_owned(), platform.clone());
             let request = PullRequest { reference, platform, ..PullRequest::default() };
             let progress = progress.clone().unwrap_or_else(|| Arc::new(|_| {}));
-            self.parts.puller.pull(ctx, request, progress).await
+            self.pull(ctx, request, progress).await
         };
         let found = match pull {
             Pull::Always => Err(Error::not_found("to be pulled")),

@@ -61,6 +61,7 @@ impl Engine {
         let (doomed, kept): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|image| is_doomed(image, filter));
         if doomed.is_empty() {
+            self.tell_images_pruned(ctx, 0);
             return Ok(PrunedImages::default());
         }
         // Before their documents go.
@@ -80,6 +81,7 @@ impl Engine {
         let mut gone = std::iter::repeat_n(false, kept).chain(gone);
         remaining.retain(|_| !gone.next().unwrap_or(false));
         pruned.reclaimed = before.saturating_sub(disk.held(&remaining).total);
+        self.tell_images_pruned(ctx, pruned.reclaimed);
         Ok(pruned)
     }
 
@@ -101,7 +103,9 @@ impl Engine {
             }
             pruned.untagged.extend(self.untag(ctx, vec![record]).await?.untagged);
         }
-        pruned.deleted.extend(image.names[0].id.iter().map(ToString::to_string));
+        let id = image.names[0].id.as_ref().map(ToString::to_string);
+        id.iter().for_each(|id| self.tell_deleted(ctx, id.clone()));
+        pruned.deleted.extend(id);
         Ok(())
     }
 }

@@ -45,7 +45,11 @@ impl Engine {
         if last || !by_name {
             self.check_unused(ctx, text, id.as_str(), force).await?;
         }
-        self.untag(ctx, if by_name { vec![image] } else { names }).await
+        let removed = self.untag(ctx, if by_name { vec![image] } else { names }).await?;
+        if last || !by_name {
+            self.tell_deleted(ctx, id.to_string());
+        }
+        Ok(removed)
     }
 
     async fn check_unused(&self, ctx: &Context, text: &str, id: &str, force: bool) -> Result<()> {
@@ -76,12 +80,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes names away, and tells that.
     pub(super) async fn untag(&self, ctx: &Context, images: Vec<Image>) -> Result<Removed> {
         let mut removed = Removed::default();
         for image in images {
+            let in_hand = self.told.take(ctx, &image.name);
+            let event = self.event_of(ctx, &image).await;
             match self.parts.images.delete(ctx, &image.name).await {
+                Ok(()) => {
+                    self.tell_of_image(ctx, "untag", &event);
+                    in_hand.gone();
+                }
                 Err(err) if err.is_not_found() => {}
-                other => other?,
+                Err(err) => return Err(err),
             }
             self.cache.forget(ctx, &image.target.digest);
             removed.untagged.push(familiar(&image.name));

@@ -15,7 +15,7 @@ use super::of_kind;
 use crate::Engine;
 use crate::filter::{given, has, invalid, label, split, truth};
 use crate::images::Ready;
-use crate::model::MountKind;
+use crate::model::{MountKind, Settings};
 use crate::options::Pull;
 
 /// A volume in a listing.
@@ -270,6 +270,8 @@ impl Engine {
                 Err(err) => tracing::info!(volume = name, error = %err, "leave a volume"),
             }
         }
+        let pruned = VolumeEvent { reclaimed: Some(reclaimed), ..VolumeEvent::default() };
+        self.tell_volume_event(ctx, "prune", &pruned);
         Ok((removed, reclaimed))
     }
 
@@ -328,9 +330,43 @@ impl Engine {
             driver: DRIVER.to_owned(),
             labels: labels.clone(),
             renamed_from: renamed_from.to_owned(),
+            ..VolumeEvent::default()
         };
+        self.tell_volume_event(ctx, action, &event);
+    }
+
+    /// Tells that a container with volumes was started.
+    pub(crate) fn tell_mounted(&self, ctx: &Context, id: &str, settings: &Settings) {
+        for mount in of_kind(settings, MountKind::Volume) {
+            let event = VolumeEvent {
+                name: mount.source.clone(),
+                driver: DRIVER.to_owned(),
+                container_id: id.to_owned(),
+                destination: mount.target.clone(),
+                read_only: mount.read_only,
+                propagation: mount.propagation.clone(),
+                ..VolumeEvent::default()
+            };
+            self.tell_volume_event(ctx, "mount", &event);
+        }
+    }
+
+    /// Tells that a container with volumes has ended.
+    pub(crate) fn tell_unmounted(&self, ctx: &Context, id: &str, settings: &Settings) {
+        for mount in of_kind(settings, MountKind::Volume) {
+            let event = VolumeEvent {
+                name: mount.source.clone(),
+                driver: DRIVER.to_owned(),
+                container_id: id.to_owned(),
+                ..VolumeEvent::default()
+            };
+            self.tell_volume_event(ctx, "unmount", &event);
+        }
+    }
+
+    fn tell_volume_event(&self, ctx: &Context, action: &str, event: &VolumeEvent) {
         let topic = format!("/gantry/volumes/{action}");
-        self.parts.history.append(ctx, &topic, convert::from_any(any::pack(&event)));
+        self.parts.history.append(ctx, &topic, convert::from_any(any::pack(event)));
     }
 
     /// An image that is to be mounted: it has to be here.

@@ -315,28 +315,19 @@ mod tests {
         Namespace::new("default").unwrap()
     }
 
-    /// Waits for what another task does.
-    async fn soon(mut done: impl FnMut() -> bool) {
-        for _ in 0..6000 {
-            if done() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it does not happen");
-    }
-
     #[tokio::test]
     async fn it_works_while_somebody_wants_to_know() {
         let tasks = FakeTasks::default();
         tasks.add("c1", std::process::id());
         tasks.add("c2", std::process::id());
         let sampler = Sampler::new(Arc::new(tasks));
-        assert!(!sampler.shared.state().working);
+        let shared = Arc::clone(&sampler.shared);
+        // The test does the work, to wait for its end.
+        shared.state().working = true;
         let mut all = sampler.subscribe(&namespace(), None);
         let one = HashSet::from(["c1".to_owned()]);
         let mut one = sampler.subscribe(&namespace(), Some(one));
-        assert!(sampler.shared.state().working);
+        let work = tokio::spawn(work(Arc::clone(&shared)));
         let now = Instant::now();
         let sample = one.at(now).await;
         assert!(sample.began.unwrap() >= now);
@@ -348,9 +339,8 @@ mod tests {
         assert!(Arc::ptr_eq(&all.last().unwrap(), &sample));
         assert!(Arc::ptr_eq(&one.at(now).await, &sample), "it has that, too");
         drop((all, one));
-        let shared = Arc::clone(&sampler.shared);
-        soon(|| !shared.state().working).await;
-        assert_eq!(Arc::strong_count(&shared), 2, "its task has ended");
+        tokio::time::timeout(Duration::from_secs(60), work).await.unwrap().unwrap();
+        assert!(!shared.state().working);
         let mut again = sampler.subscribe(&namespace(), None);
         assert_eq!(again.at(Instant::now()).await.of(&namespace()).count(), 2);
     }

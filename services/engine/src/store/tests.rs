@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use gantry_core::db::memory::MemoryDatabase;
 use gantry_core::db::{Transaction, Visit};
 use gantry_core::history::{Cursor, Records, STAGED, Since};
+use gantry_core::{LabelScope, Labels, Scope};
 
 use crate::Idempotency;
 use crate::model::State;
@@ -71,6 +72,36 @@ async fn a_name_belongs_to_one_container() {
     assert_eq!(seen, want);
     // Nothing was released that a killed daemon would not have left.
     assert_eq!(STAGED.list(&*store.database, "").unwrap().len(), 8);
+}
+
+#[tokio::test]
+async fn who_has_a_name_is_told_within_the_scope_alone() {
+    let (store, free, _) = store();
+    let namespace = free.namespace.clone();
+    let label = LabelScope { key: "ci".into(), value: "true".into(), namespace };
+    let (door, peer) = ("socket /s".to_owned(), "uid=1".to_owned());
+    let scope = Scope { door, peer, read_only: false, label: Some(label) };
+    let limited = Context { scope: Some(Arc::new(scope)), ..free.clone() };
+    make(&store, &free, "aa1", "others").await.unwrap();
+    for (id, name) in [("aa2", "own"), ("aa3", "second")] {
+        let labels = Labels::from([("ci".to_owned(), "true".to_owned())]);
+        let container = Container { id: id.into(), labels: labels.clone(), ..Container::default() };
+        let meta = Meta { name: name.into(), labels, ..Meta::default() };
+        store.create(&limited, container, meta, Durability::Buffered).await.unwrap();
+    }
+    let refusals = [
+        make(&store, &limited, "aa4", "others").await.unwrap_err(),
+        store.rename(&limited, "aa2", "others").await.unwrap_err(),
+    ];
+    for err in refusals {
+        assert!(err.is_already_exists() && err.subject() == Some(("container", "others")));
+        let said = err.to_string();
+        assert!(said.contains("already in use") && !said.contains("aa1"), "{said}");
+    }
+    let err = store.rename(&limited, "aa2", "second").await.unwrap_err();
+    assert!(err.to_string().contains("\"aa3\""), "{err}");
+    let err = store.rename(&free, "aa2", "others").await.unwrap_err();
+    assert!(err.to_string().contains("\"aa1\""), "{err}");
 }
 
 #[tokio::test]

@@ -65,6 +65,9 @@ struct Head {
     last: Cursor,
     /// Events were lost right before this one.
     floor: u64,
+    /// When the first one was taken, once somebody has looked.
+    #[serde(skip)]
+    oldest: Option<i64>,
 }
 
 /// The writer's side.
@@ -119,7 +122,7 @@ impl Log {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        let Head { first, last, floor } = self.head;
+        let Head { first, last, floor, .. } = self.head;
         Progress { last, first, floor, ..Progress::default() }
     }
 
@@ -184,13 +187,17 @@ impl Head {
         let many = self.first + 2 * super::BATCH as u64 + TRIM;
         while self.first < self.last.sequence.min(many) {
             if self.first > most {
-                let row = EVENTS.lock(tx, GLOBAL, &key(self.first))?;
-                if row.is_some_and(|row| row.at >= now.saturating_sub(age)) {
+                if self.oldest.is_none() {
+                    let row = EVENTS.lock(tx, GLOBAL, &key(self.first))?;
+                    self.oldest = row.map(|row| row.at);
+                }
+                if self.oldest.is_some_and(|at| at >= now.saturating_sub(age)) {
                     break;
                 }
             }
             EVENTS.delete(tx, GLOBAL, &key(self.first))?;
             self.first += 1;
+            self.oldest = None;
         }
         Ok(())
     }

@@ -340,6 +340,28 @@ async fn a_full_disk_stops_nobody_and_what_was_lost_is_told() {
     assert_eq!(take(&mut reader, 1).await, [7]);
 }
 
+#[test]
+fn who_waits_is_not_kept_waiting_by_who_does_not() {
+    let [hour, minute, second] = [3600, 60, 1].map(Duration::from_secs);
+    let mut queue = Queue::default();
+    assert!(queue.hurry(hour));
+    assert!(!queue.hurry(hour), "what comes later is written along with the first");
+    assert!(queue.hurry(minute));
+    assert!(!queue.hurry(hour));
+    assert!(queue.hurry(second));
+}
+
+#[tokio::test]
+async fn what_was_taken_gets_stored() {
+    let journal = open(&MemoryDatabase::new());
+    let last = || journal.shared.progress.borrow().last.sequence;
+    journal.stored().await.unwrap();
+    assert_eq!(last(), 0);
+    publish(&journal, 0..3);
+    journal.stored().await.unwrap();
+    assert_eq!(last(), 3);
+}
+
 /// Says what publishing costs its caller:
 /// `cargo test … -- --ignored --nocapture cost_of_publishing`.
 #[test]

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OnceCell};
 use super::bridge;
 use super::config::NetworkConfig;
 use super::memory::{Known, Memory, Phase};
-use super::plan::{Targets, bridge_rules};
+use super::plan::bridge_rules;
 use super::predefined;
 use super::records::{MEMBERS, MemberRecord, NETWORKS};
 use crate::addresses::Key;
@@ -126,21 +126,15 @@ impl Inner {
 
     /// The rules for the bridges that are there or used, and for all that is published.
     fn known_rules(&self) -> Rules {
-        let memory = self.memory();
-        let mut rules = Rules::default();
-        let bridges = memory.networks.values().filter(|known| {
-            let there = known.index.is_some() || !known.members.is_empty();
-            known.is_bridge() && there && known.phase != Phase::Removing
-        });
-        for known in bridges {
-            let bridge = bridge_rules(&known.record.network, &known.settings);
-            rules.bridges.insert(known.id().to_owned(), bridge);
-        }
-        for present in memory.members.values().filter(|present| present.record.joined) {
-            let targets = Targets::of(&memory.placed(&present.record));
-            rules.ports.extend(targets.rules(&present.record.ports));
-        }
-        rules
+        let bridges: Vec<String> = {
+            let memory = self.memory();
+            let bridges = memory.networks.values().filter(|known| {
+                let there = known.index.is_some() || !known.members.is_empty();
+                known.is_bridge() && there && known.phase != Phase::Removing
+            });
+            bridges.map(|known| known.id().to_owned()).collect()
+        };
+        self.all_rules(&bridges)
     }
 
     /// Changes the firewall.

@@ -147,7 +147,7 @@ impl Inner {
     }
 
     /// The rules for these networks, and for all that is published.
-    fn all_rules(&self, networks: &[String]) -> Rules {
+    pub(super) fn all_rules(&self, networks: &[String]) -> Rules {
         let mut rules = Rules::default();
         rules.ports.extend(self.port_rules().into_values().flatten());
         let memory = self.memory();

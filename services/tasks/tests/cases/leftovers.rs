@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gantry_core::sandboxes::{READY, SetUp};
 use gantry_core::tasks::{Status, Tasks};
@@ -127,6 +128,44 @@ async fn a_shim_that_can_not_be_reached_now_is_not_dead() {
         sandboxes.status(ctx, "s1", false).await.is_ok_and(|status| status.state == READY)
     })
     .await;
+    host.end("c1").await;
+    sandboxes.shutdown(ctx, "s1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shim_that_hangs_has_is_found_out_later() {
+    use gantry_core::sandboxes::SandboxController;
+    let mut host = Host::new(0).await;
+    host.run("c1", &["sleep", "1000"], SHIM).await;
+    let pid = host.manager().list(&host.ctx).await.unwrap()[0].pid;
+    host.manager().pause(&host.ctx, "c1").await.unwrap();
+    host.sandbox("s1", SHIM);
+    let sandbox = SetUp { id: "s1".into(), ..SetUp::default() };
+    SandboxController::create(&*host.manager(), &host.ctx, sandbox).await.unwrap();
+    SandboxController::start(&*host.manager(), &host.ctx, "s1").await.unwrap();
+    host.stop();
+    let bundles = [host.bundle("c1"), host.sandbox_bundle("s1")];
+    for bundle in &bundles {
+        host.signal_shim(bundle, Signal::SIGSTOP);
+    }
+    // Less than a call takes that is not answered.
+    let start = host.restart();
+    tokio::time::timeout(Duration::from_secs(5), start).await.expect("nothing holds it up");
+    let manager = host.manager();
+    let (tasks, sandboxes): (&dyn Tasks, &dyn SandboxController) = (&*manager, &*manager);
+    let ctx = &host.ctx;
+    let listed = async || {
+        let first = tasks.list(ctx).await.unwrap().remove(0);
+        (first.pid, first.status)
+    };
+    assert_eq!(listed().await, (pid, Status::Unknown));
+    for bundle in &bundles {
+        host.signal_shim(bundle, Signal::SIGCONT);
+    }
+    // Nobody has to ask for it.
+    fixture::until("it is found out", async || listed().await == (pid, Status::Paused)).await;
+    assert_eq!(sandboxes.status(ctx, "s1", false).await.unwrap().state, READY);
+    tasks.resume(ctx, "c1").await.unwrap();
     host.end("c1").await;
     sandboxes.shutdown(ctx, "s1").await.unwrap();
 }

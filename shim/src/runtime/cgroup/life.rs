@@ -240,6 +240,10 @@ impl Hierarchy {
             new = sys::mkdirat(self.root(), &sys::cstr(&made)?, 0o755)?;
             if self.controllers.iter().any(|c| c == "cpuset") && self.kind == Kind::Legacy {
                 self.inherit_cpuset(&made)?;
+                if new && made != group.path {
+                    // Those below begin with what it has, then; without it they are given that.
+                    let _ = write_at(self.root(), &format!("{made}/cgroup.clone_children"), "1");
+                }
             }
         }
         Ok(new)
@@ -248,10 +252,13 @@ impl Hierarchy {
     /// v2: hands every controller of a directory on to its children.
     fn delegate(&self, path: &str) {
         let base = if path.is_empty() { String::new() } else { format!("{path}/") };
-        for c in &self.controllers {
+        let file = format!("{base}cgroup.subtree_control");
+        // To write what is there already takes the kernel as long as a change.
+        let handed = read_at(self.root(), &file).unwrap_or_default();
+        let missing = |c: &&String| handed.split_ascii_whitespace().all(|there| there != *c);
+        for c in self.controllers.iter().filter(missing) {
             // One that can't be handed on is missed when a limit needs it, and named then.
-            let _ =
-                write_at(self.root(), &format!("{base}cgroup.subtree_control"), &format!("+{c}"));
+            let _ = write_at(self.root(), &file, &format!("+{c}"));
         }
     }
 

@@ -6,6 +6,7 @@
 //! anything else (v1: writing `0` into `tasks`, v2: being born in it).
 
 pub(crate) mod bpf;
+mod cover;
 pub(crate) mod devices;
 mod life;
 pub(crate) mod limits;
