@@ -35,7 +35,7 @@ fn images_are_told_of_once_whoever_names_them() {
     daemon.gantry(&["rmi", &image]).ok();
     want += &format!("pull {image} {repository}\nuntag {id} {image}\ndelete {id} {id}\n");
     daemon.gantry(&["image", "prune", "-f"]).ok();
-    want += "prune  \n";
+    want += "prune  <no value>\n";
     assert_eq!(told(), want);
     let pruned = ["type=image", "event=prune"];
     assert_eq!(past(&daemon, "{{.Actor.Attributes.reclaimed}}", &pruned), "0\n");

@@ -216,17 +216,17 @@ fn containers_start_behind_those_that_they_need() {
 #[test]
 fn restart_is_a_stop_and_a_start() {
     let daemon = Daemon::start();
-    detached(&daemon, &["--name", "c", "--rm"], &WAITER);
-    wait_until_up(&daemon, "c");
-    let pid = asked(&daemon, "{{.State.Pid}}", "c");
-    assert_eq!(daemon.gantry(&["restart", "-t", "5", "c"]).ok().text(), "c");
-    assert_eq!(status(&daemon, "c"), "running", "one with --rm outlives its restart");
-    assert_ne!(asked(&daemon, "{{.State.Pid}}", "c"), pid);
+    detached(&daemon, &["--name", "w", "--rm"], &WAITER);
+    wait_until_up(&daemon, "w");
+    let pid = asked(&daemon, "{{.State.Pid}}", "w");
+    assert_eq!(daemon.gantry(&["restart", "-t", "5", "w"]).ok().text(), "w");
+    assert_eq!(status(&daemon, "w"), "running", "one with --rm outlives its restart");
+    assert_ne!(asked(&daemon, "{{.State.Pid}}", "w"), pid);
     wait_for("its trap", || {
-        (daemon.gantry(&["logs", "c"]).stdout.matches("up").count() == 2).then_some(())
+        (daemon.gantry(&["logs", "w"]).stdout.matches("up").count() == 2).then_some(())
     });
-    daemon.gantry(&["stop", "c"]).ok();
-    wait_for("it goes", || (daemon.gantry(&["inspect", "c"]).code == 1).then_some(()));
+    daemon.gantry(&["stop", "w"]).ok();
+    wait_for("it goes", || (daemon.gantry(&["inspect", "w"]).code == 1).then_some(()));
     let image = daemon.busybox();
     daemon.gantry(&["create", "--name", "n", "--network", "none", &image, "sleep", "600"]).ok();
     daemon.gantry(&["restart", "n"]).ok();
