@@ -67,7 +67,9 @@ impl Host {
         end(&inside, "up0", Self::V4, Self::V6);
         end(&outside, "out0", Self::OUTSIDE_V4, Self::OUTSIDE_V6);
         for (at, name) in [(&inside, "up0"), (&outside, "out0")] {
-            wait_for("a link that hears its neighbours", || hears_neighbours(at, name).then_some(()));
+            wait_for("a link that hears its neighbours", || {
+                hears_neighbours(at, name).then_some(())
+            });
         }
         outside.run(&format!("ip address add {}/32 dev lo", Self::FAR_V4));
         outside.run(&format!("ip address add {}/128 dev lo nodad", Self::FAR_V6));

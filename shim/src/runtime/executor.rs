@@ -89,8 +89,7 @@ impl Executor for Run {
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         forbid_tracing();
         reopen_null().map_err(|e| ExecutorSetEnvsError::Other(format!("open /dev/null: {e}")))?;
-        let failed =
-            |what: &str, e: io::Error| ExecutorSetEnvsError::Other(format!("{what}: {e}"));
+        let failed = |what: &str, e: io::Error| ExecutorSetEnvsError::Other(format!("{what}: {e}"));
         let root = std::fs::File::open("/").map_err(|e| failed("open /", e))?;
         let mut place = Place { root: root.as_fd(), empty: None };
         for work in &self.inner.mounts {

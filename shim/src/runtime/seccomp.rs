@@ -352,9 +352,7 @@ mod tests {
             let text = serde_json::json!({"defaultAction": default, "syscalls": rules});
             lets(&serde_json::from_value(text).unwrap(), "read")
         };
-        let rule = |action: &str, args: serde_json::Value| {
-            serde_json::json!({"names": ["open", "read"], "action": action, "args": args})
-        };
+        let rule = |action: &str, args: serde_json::Value| serde_json::json!({"names": ["open", "read"], "action": action, "args": args});
         let (allow, deny) = ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO");
         let some = serde_json::json!([{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]);
         let none = serde_json::json!([]);

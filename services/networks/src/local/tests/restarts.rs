@@ -85,11 +85,9 @@ fn a_firewall_that_can_t_be_made_is_made_later() {
         let nft = |script: &str| {
             assert!(Command::new("nft").arg(script).status().unwrap().success(), "{script}");
         };
-        nft(
-            "delete table inet gantry; add table inet gantry; \
+        nft("delete table inet gantry; add table inet gantry; \
              add set inet gantry bridges { type mark; }; add chain inet gantry theirs; \
-             add rule inet gantry theirs meta mark @bridges accept",
-        );
+             add rule inet gantry theirs meta mark @bridges accept");
         let networks = Host::open(&root, &db);
         drop(networks.recover(&[living]).await.unwrap());
         let served = serve(&process, 80).await;

@@ -24,10 +24,8 @@ fn uplink() {
 
 /// A network of IPv4, with that subnet if there is one.
 fn of_ipv4(name: &str, subnet: Option<&str>) -> NewNetwork {
-    let subnet = subnet.map(|subnet| NewSubnet {
-        subnet: Some(subnet.parse().unwrap()),
-        ..NewSubnet::default()
-    });
+    let subnet = subnet
+        .map(|subnet| NewSubnet { subnet: Some(subnet.parse().unwrap()), ..NewSubnet::default() });
     NewNetwork {
         name: name.to_owned(),
         ipv6: Some(false),
