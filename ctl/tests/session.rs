@@ -379,18 +379,10 @@ fn only_streams_that_were_asked_for_are_shown() {
 #[test]
 fn what_docker_has_and_gantry_has_not_is_refused_by_name() {
     let fake = Fake::start();
-    for (line, name) in [
-        (&["run", "-p", "80:80", "x"][..], "--publish"),
-        (&["create", "-P", "x"], "--publish-all"),
-        (&["run", "--dns=1.1.1.1", "x"], "--dns"),
-        (&["run", "--network=bridge", "x"], "--network"),
-        (&["run", "--security-opt=label=user:u", "x"], "--security-opt"),
-    ] {
-        let ended = output(&mut gantry(&fake, line));
-        assert_eq!(ended.status.code(), Some(125), "{line:?}");
-        let said = text(&ended.stderr);
-        assert!(said.contains(name) && !said.contains("unexpected argument"), "{said}");
-    }
+    let ended = output(&mut gantry(&fake, &["run", "--security-opt=label=user:u", "x"]));
+    assert_eq!(ended.status.code(), Some(125));
+    let said = text(&ended.stderr);
+    assert!(said.contains("--security-opt") && !said.contains("unexpected argument"), "{said}");
     for (line, name) in
         [(["start", "--checkpoint=x", "c"], "--checkpoint"), (["rm", "-l", "c"], "--link")]
     {
