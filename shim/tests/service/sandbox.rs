@@ -1,5 +1,7 @@
 //! The sandbox service of one shim.
 
+use std::time::Duration;
+
 use gantry_ttrpc::containerd::runtime::sandbox::v1::*;
 use gantry_ttrpc::containerd::task::v3::{ShutdownRequest, TaskClient};
 use gantry_ttrpc::containerd::types::Mount;
@@ -108,8 +110,14 @@ fn options_are_honoured_or_refused_by_name() {
         // The container that it was started for may be gone, with its bundle.
         std::fs::remove_file(host.bundle.join("address")).unwrap();
         let pid = task.create(&request, &options()).await.unwrap().pid;
-        let init = std::fs::read_to_string(host.bundle.join("init.pid")).unwrap();
-        assert_eq!(init, pid.to_string());
+        // Written behind the answer.
+        let (file, pid) = (host.bundle.join("init.pid"), pid.to_string());
+        let written = async {
+            while std::fs::read_to_string(&file).unwrap_or_default() != pid {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, written).await.expect("the first process");
         host.delete(&task, "").await.unwrap();
         host.shutdown(&task).await;
     });
