@@ -193,9 +193,8 @@ fn what_a_stuck_shim_does_late_is_known() {
         &["update", "--pids-limit", "55", "updated"],
         &["rm", "-f", "removed"],
     ];
-    let clients = lines.map(|line| {
-        start(daemon.gantry_command(line).stdout(Stdio::null()).stderr(Stdio::null()))
-    });
+    let clients = lines
+        .map(|line| start(daemon.gantry_command(line).stdout(Stdio::null()).stderr(Stdio::null())));
     let codes = clients.map(|mut client| client.wait_within(Duration::from_secs(60)));
     assert_eq!(codes, [Some(1), Some(1), Some(0)]);
     let names = daemon.gantry(&["ps", "-a", "--format", "{{.Names}}"]).ok();

@@ -108,12 +108,10 @@ impl Engine {
         };
         let killed = found.state.phase.is_running() && force;
         match found.state.phase {
-            _ if killed => {
-                match self.kill_to_remove(ctx, &found, volumes).await {
-                    Err(err) if err.is_not_found() => return Ok(false),
-                    other => other?,
-                }
-            }
+            _ if killed => match self.kill_to_remove(ctx, &found, volumes).await {
+                Err(err) if err.is_not_found() => return Ok(false),
+                other => other?,
+            },
             phase if phase.is_running() => return Err(refused("running")),
             Phase::Restarting if !force => return Err(refused("restarting")),
             _ => {}

@@ -352,9 +352,9 @@ fn interface(id: &str, wish: &Wish) -> Result<(String, bool)> {
                 "the host has no interface {parent} for a macvlan network to stand on; one of a \
                  VLAN is made so: ip link add link eth0 name eth0.50 type vlan id 50"
             )),
-            Some(link) if link.loopback => refuse(format!(
-                "a macvlan network can't stand on the loopback interface {parent}"
-            )),
+            Some(link) if link.loopback => {
+                refuse(format!("a macvlan network can't stand on the loopback interface {parent}"))
+            }
             Some(_) => Ok((parent.clone(), true)),
         };
     }

@@ -126,9 +126,9 @@ fn plan_interface(plan: &mut Plan, interface: &Interface, link: &Link) {
     }
     // An address of IPv6 that comes first would be looked for elsewhere when the interface
     // comes up, whatever it is said.
-    let own = link.mac.map_or_else(String::new, |mac| {
-        format!(" with the MAC address {}", super::shown_mac(mac))
-    });
+    let own = link
+        .mac
+        .map_or_else(String::new, |mac| format!(" with the MAC address {}", super::shown_mac(mac)));
     plan.add(links::change(link.index, Some(true)), format!("set {name} up{own}"));
     for address in &interface.addresses {
         let purpose = format!("give {name} the address {address}");
