@@ -466,8 +466,10 @@ fn images_are_pulled_listed_and_removed() {
     let inspect = daemon.gantry(&["inspect", &image]).ok();
     let inspect: serde_json::Value = serde_json::from_str(&inspect.stdout).expect("JSON");
     assert_eq!(inspect[0]["Config"]["Cmd"], serde_json::json!(["bash"]));
+    let id = inspect[0]["Id"].as_str().expect("an ID");
     let removed = daemon.gantry(&["rmi", &image]).ok();
     assert!(removed.stdout.contains("Untagged"), "{}", removed.stdout);
+    assert!(removed.stdout.ends_with(&format!("Deleted: {id}\n")), "{}", removed.stdout);
     assert_eq!(daemon.gantry(&["images", "-q"]).ok().text(), "");
     daemon.gantry(&["rmi", &image]).exits(1);
 }

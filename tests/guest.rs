@@ -177,6 +177,9 @@ mod v2 {
         assert!(seccomp.text().ends_with('2'));
         let own = daemon.gantry(&["exec", "xx", "cat", "/sys/fs/cgroup/memory.max"]).ok();
         assert_eq!(own.text(), "max", "the container sees its own cgroup");
+        let other =
+            daemon.gantry(&["exec", "-u", "1000", "xx", "cat", "/sys/fs/cgroup/memory.max"]).ok();
+        assert_eq!(other.text(), "max", "not only root may look");
         let raise = "echo 1 > /sys/fs/cgroup/pids.max; mount -o remount,rw /sys/fs/cgroup && echo 2 > /sys/fs/cgroup/pids.max";
         let raised = daemon.gantry(&["exec", "xx", "sh", "-c", raise]);
         assert_ne!(raised.code, 0, "the container must not change its own limits: {raised:?}");

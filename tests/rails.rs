@@ -135,6 +135,8 @@ fn a_daemon_starts_beside_a_stuck_shim() {
     daemon.restart();
     daemon.gantry(&["ps"]).ok();
     assert_eq!(asked(&daemon, "{{.State.Status}} {{.State.Pid}}", "bad"), format!("running {pid}"));
+    let stats = soon(&daemon, &["stats", "--no-stream", "--format", "{{.Name}}"]).ok();
+    assert_eq!(stats.lines(), ["bad", "good"]);
     nobody_waits(&daemon);
     drop(shim);
     wait_for("its shim", || (daemon.gantry(&["exec", "bad", "true"]).code == 0).then_some(()));
@@ -172,6 +174,61 @@ fn what_a_stuck_shim_could_not_tell_is_told_when_it_goes_on() {
     soon(&daemon, &["unpause", "paused"]).ok();
     soon(&daemon, &["exec", "paused", "true"]).ok();
     daemon.gantry(&["rm", "-f", "paused", "ended", "good"]).ok();
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn what_a_stuck_shim_does_late_is_known() {
+    let daemon = Daemon::start();
+    let names = ["paused", "updated", "removed"];
+    names.iter().for_each(|name| drop(detached(&daemon, name, &SLEEP)));
+    let limit = || {
+        let script = "cat /sys/fs/cgroup/pids.max || cat /sys/fs/cgroup/pids/pids.max";
+        daemon.gantry(&["exec", "updated", "sh", "-c", script]).ok().text().to_owned()
+    };
+    let before = limit();
+    let shims = names.map(|name| Stopped::new(shim_of(&daemon, name)));
+    let lines = [
+        &["pause", "paused"][..],
+        &["update", "--pids-limit", "55", "updated"],
+        &["rm", "-f", "removed"],
+    ];
+    let clients = lines
+        .map(|line| start(daemon.gantry_command(line).stdout(Stdio::null()).stderr(Stdio::null())));
+    let codes = clients.map(|mut client| client.wait_within(Duration::from_secs(60)));
+    assert_eq!(codes, [Some(1), Some(1), Some(0)]);
+    let names = daemon.gantry(&["ps", "-a", "--format", "{{.Names}}"]).ok();
+    assert!(!names.stdout.contains("removed"), "{}", names.stdout);
+    drop(shims);
+    wait_for("what is paused", || {
+        (asked(&daemon, "{{.State.Status}}", "paused") == "paused").then_some(())
+    });
+    soon(&daemon, &["unpause", "paused"]).ok();
+    soon(&daemon, &["exec", "paused", "true"]).ok();
+    wait_for("the limit of before", || (limit() == before).then_some(()));
+    daemon.gantry(&["rm", "-f", "paused", "updated"]).ok();
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn a_removal_that_a_new_daemon_finishes_tells_the_end() {
+    let mut daemon = Daemon::start();
+    detached(&daemon, "c", &SLEEP);
+    let told = |daemon: &Daemon, action: &str| {
+        let line = ["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"];
+        let events = daemon.gantry(&line).ok();
+        events.lines().iter().filter(|line| **line == action).count()
+    };
+    let shim = Stopped::new(shim_of(&daemon, "c"));
+    let remove = ["rm", "-f", "c"];
+    let mut client = start(daemon.gantry_command(&remove).stderr(Stdio::null()));
+    wait_for("the signal", || (told(&daemon, "kill") == 1).then_some(()));
+    daemon.kill();
+    assert_ne!(client.wait_within(SOON), Some(0));
+    drop(shim);
+    daemon.restart();
+    wait_for("the removal", || (told(&daemon, "destroy") == 1).then_some(()));
+    assert_eq!(told(&daemon, "die"), 1);
     daemon.assert_nothing_left();
 }
 

@@ -20,7 +20,7 @@ const ROUNDS: usize = 20;
 /// Containers at once.
 const CROWD: usize = 32;
 /// Measurements of each path, and how long one takes.
-const TRANSFERS: usize = 3;
+const TRANSFERS: usize = 5;
 const SECONDS: u64 = 3;
 /// Where iperf3 listens, and where it is published.
 const PORT: u16 = 5201;

@@ -50,6 +50,8 @@ fn memory() {
     let limit = cgroup("memory.max", "memory/memory.limit_in_bytes");
     let some = ["--memory", "64m", "--memory-swap", "-1"];
     assert_eq!(place.inside(&some, &limit), "67108864");
+    let other = ["--memory", "64m", "--memory-swap", "-1", "--user", "1000"];
+    assert_eq!(place.inside(&other, &limit), "67108864", "not only root may look");
     let soft = cgroup("memory.low", "memory/memory.soft_limit_in_bytes");
     assert_eq!(place.inside(&["--memory-reservation", "32m"], &soft), "33554432");
     let swap = cgroup("memory.swap.max", "memory/memory.memsw.limit_in_bytes");
@@ -128,6 +130,8 @@ fn processes() {
     place.daemon.gantry(&["rm", "-f", "limited"]).ok();
     let files = "ulimit -n; ulimit -Hn";
     assert_eq!(place.inside(&["--ulimit", "nofile=100:200"], files), "100\n200");
+    // Fewer than it takes to make a container.
+    assert_eq!(place.inside(&["--ulimit", "nofile=5"], files), "5\n5");
     let flags = ["--sysctl", "net.core.somaxconn=777"];
     assert_eq!(place.inside(&flags, "cat /proc/sys/net/core/somaxconn"), "777");
     let score = "cat /proc/self/oom_score_adj";

@@ -90,6 +90,22 @@ fn the_hosts_network_and_none() {
 }
 
 #[test]
+fn what_a_container_needs_and_is_gone_is_named() {
+    let place = Place::new();
+    place.ok("network create gone");
+    place.ok("create --name gg --network gone {image} true");
+    place.ok("network rm gone");
+    let said = "network gone, which container gg is in, was removed: gantry network disconnect";
+    place.refused("start gg", 1, &[said]);
+    place.ok("network disconnect gone gg");
+    place.refused("network disconnect gone gg", 1, &["network gone not found"]);
+    place.ok("run -d --name donor {image} sleep 3600");
+    place.ok("create --name side --network container:donor {image} true");
+    place.ok("rm -f donor");
+    place.refused("start side", 1, &["container side is in the network of container "]);
+}
+
+#[test]
 fn containers_share_a_network() {
     let mut place = Place::new();
     place.ok("network create app-net");

@@ -128,6 +128,10 @@ fn prunes_spare_what_is_used() {
     let told = place.ok("network prune -f --filter label!=keep=yes");
     assert!(told.starts_with("Deleted Networks:"), "{told}");
     assert_eq!(told.lines().skip(1).collect::<Vec<_>>(), ["idle"]);
+    let format = "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.reclaimed}}";
+    let events = ["events", "--since", "1h", "--until", "0s", "--filter", "type=network"];
+    let events = place.daemon.gantry(&[&events[..], &["--format", format]].concat()).ok().stdout;
+    assert!(events.ends_with("destroy idle <no value>\nprune <no value> 0\n"), "{events}");
     assert_eq!(place.ok("network ls --format {{.Name}} --filter type=custom"), "labelled\nused");
     place.ok("rm -f web");
     let told = place.ok("system prune -f");

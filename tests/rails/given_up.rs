@@ -97,6 +97,42 @@ fn who_gives_up_while_an_image_is_pulled_gets_no_container() {
     daemon.assert_nothing_left();
 }
 
+/// The shims of a daemon that wait for a container.
+fn warm(daemon: &Daemon) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("a directory");
+    let lists = threads.flatten().map(|thread| thread.path().join("children"));
+    let lists: Vec<_> = lists.filter_map(|list| fs::read_to_string(list).ok()).collect();
+    let children = lists.iter().flat_map(|list| list.split_whitespace());
+    let children = children.filter_map(|pid| pid.parse::<u32>().ok());
+    let waits = |pid: &u32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split('\0').any(|word| word == "-warm")
+    };
+    children.filter(waits).map(|pid| Pid::from_raw(pid as i32)).collect()
+}
+
+#[test]
+fn who_gives_up_a_start_gets_no_container() {
+    let daemon = Daemon::start();
+    let image = daemon.busybox();
+    let found = wait_for("a shim that waits", || Some(warm(&daemon)).filter(|all| !all.is_empty()));
+    let stopped: Vec<_> = found.into_iter().map(super::Stopped::new).collect();
+    let run = ["run", "--name", "c", "-v", "/data"];
+    let line = [&run[..], &NONE, &[image.as_str()], &SLEEP].concat();
+    let mut waiting = start(&mut client(&daemon, &line));
+    let none = |list: &[&str]| daemon.gantry(list).ok().text().is_empty();
+    wait_for("the container", || (!none(&["ps", "-aq"])).then_some(()));
+    interrupt(&mut waiting);
+    wait_for("nothing of it", || {
+        (none(&["ps", "-aq"]) && none(&["volume", "ls", "-q"])).then_some(())
+    });
+    let line = ["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"];
+    let events = daemon.gantry(&line).ok();
+    assert!(!events.lines().contains(&"die"), "{}", events.stdout);
+    drop(stopped);
+    daemon.assert_nothing_left();
+}
+
 #[test]
 fn who_gives_up_a_stop_can_do_something_else() {
     let daemon = Daemon::start();

@@ -17,7 +17,8 @@ Examples:
   gantry port web 80                   Where its port 80 is published
   gantry port add web 8443:443         Publish one more while it runs
   gantry port rm web 8443:443          Take it away; open connections stay
-  gantry port explain 8080             Whether packets from outside get in, and what decides";
+  gantry port explain 8080             Whether packets from outside get in, and what decides
+  gantry port explain 192.0.2.1:8080   The same at one of the host's addresses";
 
 /// Show, add and remove published ports
 #[derive(Debug, clap::Args)]

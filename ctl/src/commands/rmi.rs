@@ -28,6 +28,9 @@ impl Args {
                     for name in &answer.untagged {
                         context.printer.line(format_args!("Untagged: {name}"))?;
                     }
+                    for id in &answer.deleted {
+                        context.printer.line(format_args!("Deleted: {id}"))?;
+                    }
                 }
                 Err(error) => {
                     context.printer.error(describe(&error));

@@ -466,11 +466,16 @@ pub trait Endpoints: Send + Sync {
     /// The store's.
     async fn recover(&self, living: &[Living]) -> Result<Vec<Recovered>>;
 
-    /// What becomes of packets to a port of the host.
+    /// What becomes of packets to a port of the host, at this address if there is one.
     ///
     /// # Errors
     /// The kernel's.
-    async fn explain(&self, port: u16, protocol: Protocol) -> Result<Explanation>;
+    async fn explain(
+        &self,
+        address: Option<IpAddr>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<Explanation>;
 }
 
 /// A container that runs.
@@ -484,7 +489,8 @@ pub struct Living {
     pub pid: u32,
 }
 
-/// What a chain of the firewall does to packets.
+/// What a chain of the firewall does to packets. A kernel that forwards none is told like one, as
+/// the chain `forwarding` of the table `kernel`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainedChain {
     /// `inet`, `ip` or `ip6`.

@@ -187,6 +187,13 @@ pub trait Tasks: Send + Sync {
         all: bool,
     ) -> Result<()>;
 
+    /// Kills the shim of a task, for one that does not answer: the task ends with it, and is gone.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` for a shim that is not our own or has other tasks, which
+    /// stays.
+    async fn end_shim(&self, ctx: &Context, id: &str) -> Result<()>;
+
     /// Adds a process, not yet started.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_core::tasks::Status;
 use gantry_core::{Context, Error, Result};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
@@ -100,7 +101,7 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` when it does not run or is frozen.
     pub async fn pause(&self, ctx: &Context, text: &str) -> Result<()> {
         let found = running(self.find(ctx, text).await?, text, "pause")?;
-        if found.state.phase == Phase::Paused {
+        if found.state.phase == Phase::Paused && self.is_frozen(ctx, &found).await? {
             let err = Error::failed_precondition(format!("Container {text} is already paused"));
             return Err(err.about("container", text));
         }
@@ -113,11 +114,26 @@ impl Engine {
     /// `NotFound`; `FailedPrecondition` when it is not frozen.
     pub async fn unpause(&self, ctx: &Context, text: &str) -> Result<()> {
         let found = self.find(ctx, text).await?;
-        if found.state.phase != Phase::Paused {
+        let frozen = match found.state.phase {
+            Phase::Paused => true,
+            Phase::Running => self.is_frozen(ctx, &found).await?,
+            _ => false,
+        };
+        if !frozen {
             let err = Error::failed_precondition(format!("Container {text} is not paused"));
             return Err(err.about("container", text));
         }
         self.parts.tasks.resume(ctx, &found.container.id).await
+    }
+
+    /// Whether the shim of a container says that it is frozen: it may have changed that without
+    /// an answer that anybody heard.
+    async fn is_frozen(&self, ctx: &Context, found: &Found) -> Result<bool> {
+        match self.parts.tasks.get(ctx, &found.container.id, "").await {
+            Ok(task) => Ok(matches!(task.status, Status::Paused | Status::Pausing)),
+            Err(err) if err.is_not_found() => Ok(found.state.phase == Phase::Paused),
+            Err(err) => Err(err),
+        }
     }
 
     /// Gives a container another name.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_core::containers::Container;
 use gantry_core::db::Durability;
 use gantry_core::tasks::{Process, Status};
-use gantry_core::{Context, Error, Result};
+use gantry_core::{Context, Error, Kind, Result};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::attach::Attached;
@@ -534,6 +534,13 @@ impl Engine {
         }
         match sent {
             Err(err) if err.is_not_found() => Ok(()),
+            Err(err) if err.kind() == Kind::DeadlineExceeded => {
+                let name = &found.meta.name;
+                Err(err.context(format!(
+                    "container {name} gets the signal when its shim answers, and \
+                     `gantry rm -f {name}` ends it without that"
+                )))
+            }
             other => other,
         }
     }

@@ -23,7 +23,7 @@ use crate::Engine;
 use crate::files::socket_directory;
 use crate::live::Live;
 use crate::model::{Meta, Phase, State};
-use crate::watch::stuck;
+use crate::watch::{KILLED, stuck};
 
 /// How long one container may hold up the start of the daemon.
 const UNDO: Duration = Duration::from_secs(15);
@@ -189,6 +189,7 @@ impl Engine {
             match undone.unwrap_or_else(|_| Err(stuck("undo the start of", &meta.name))) {
                 Err(err) => self.bury(ctx, &container, &live, &err).await,
                 Ok(()) if leaving || meta.state.phase == Phase::Creating => {
+                    self.tell_killed(ctx, &container, &meta, Some(task));
                     self.dispose_or_bury(ctx, &container, &meta, &live).await;
                 }
                 // As before that start, which its policy may have wanted.
@@ -233,6 +234,25 @@ impl Engine {
         }
     }
 
+    /// Tells the end of a container that was killed to be removed, unless the daemon that did so
+    /// came to record it.
+    fn tell_killed(
+        &self,
+        ctx: &Context,
+        container: &Container,
+        meta: &Meta,
+        task: Option<&Process>,
+    ) {
+        if !meta.removing || meta.state.pid == 0 {
+            return;
+        }
+        let ended = task.filter(|task| task.status == Status::Stopped);
+        let exit_code = ended.map_or(KILLED, |task| task.exit.status);
+        let live = self.live.entry(ctx, &container.id);
+        live.set(State { exit_code, pid: 0, ..meta.state.clone() });
+        self.tell(ctx, Action::Died, container, meta, &live);
+    }
+
     /// Brings a container that runs to its networks once its shim answers.
     fn settle_later(
         self: &Arc<Self>,
@@ -263,6 +283,7 @@ impl Engine {
         match meta.state.phase {
             Phase::Creating | Phase::Removing => {
                 tracing::info!(id, "finish or undo what was half-done");
+                self.tell_killed(ctx, &container, &meta, None);
                 self.dispose_or_bury(ctx, &container, &meta, &live).await;
             }
             Phase::Running | Phase::Paused => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gantry_core::db::Durability;
-use gantry_core::{Context, Error, Result};
+use gantry_core::{Context, Error, Kind, Result};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::lifecycle::{END, Found};
@@ -42,6 +42,22 @@ impl Engine {
         force: bool,
         volumes: bool,
     ) -> Result<()> {
+        self.remove_while(ctx, text, force, volumes, &|| true).await
+    }
+
+    /// [`Engine::remove`], unless it is not wanted any more before anything has happened to the
+    /// container.
+    ///
+    /// # Errors
+    /// As [`Engine::remove`]; `Cancelled`.
+    pub(crate) async fn remove_while(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        force: bool,
+        volumes: bool,
+        wanted: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<()> {
         let found = self.find(ctx, text).await?;
         if force {
             found.live.turns.end();
@@ -49,7 +65,7 @@ impl Engine {
         let id = found.container.id.clone();
         let meta = found.meta.clone();
         let end = Instant::now() + END;
-        let mut attempt = self.try_remove(ctx, text, found, force, volumes).await;
+        let mut attempt = self.try_remove(ctx, text, found, force, volumes, wanted).await;
         // Somebody starts it again and again: not for ever.
         while let Err(Removal::Started(err)) = attempt {
             if !force || Instant::now() > end {
@@ -57,7 +73,7 @@ impl Engine {
                 return Err(err);
             }
             attempt = match self.find(ctx, &id).await {
-                Ok(found) => self.try_remove(ctx, text, found, force, volumes).await,
+                Ok(found) => self.try_remove(ctx, text, found, force, volumes, wanted).await,
                 Err(err) if err.is_not_found() => Ok(false),
                 Err(err) => Err(err.into()),
             };
@@ -80,6 +96,7 @@ impl Engine {
         found: Found,
         force: bool,
         volumes: bool,
+        wanted: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<bool, Removal> {
         let (id, name) = (found.container.id.as_str(), found.meta.name.as_str());
         let refused = |why: &str| {
@@ -89,18 +106,21 @@ impl Engine {
             );
             Removal::Failed(Error::failed_precondition(text).about("container", name))
         };
+        let killed = found.state.phase.is_running() && force;
         match found.state.phase {
-            phase if phase.is_running() && force => {
-                match self.kill_to_remove(ctx, &found, volumes).await {
-                    Err(err) if err.is_not_found() => return Ok(false),
-                    other => other?,
-                }
-            }
+            _ if killed => match self.kill_to_remove(ctx, &found, volumes).await {
+                Err(err) if err.is_not_found() => return Ok(false),
+                other => other?,
+            },
             phase if phase.is_running() => return Err(refused("running")),
             Phase::Restarting if !force => return Err(refused("restarting")),
             _ => {}
         }
         let busy = found.live.hold().await;
+        if !killed && !wanted() {
+            let text = format!("the caller went away before container {name} was removed");
+            return Err(Error::new(Kind::Cancelled, text).into());
+        }
         let state = self.live.state(&ctx.namespace, id);
         match state.as_ref().map(|state| state.phase) {
             // It went by itself meanwhile, or another caller was faster.
@@ -153,9 +173,18 @@ impl Engine {
             self.store.update(ctx, id, Durability::Buffered, None, removing).await?;
         }
         let killed = async {
-            self.signal(ctx, found, KILL).await?;
+            let sent = self.signal(ctx, found, KILL).await;
+            if sent.as_ref().is_err_and(|err| err.kind() == Kind::DeadlineExceeded) {
+                // Nobody else could end it.
+                match self.parts.tasks.end_shim(ctx, id).await {
+                    Err(err) if !err.is_not_found() => return Err(err),
+                    _ => {}
+                }
+            }
+            // Whether it helped, whatever was answered: the shim may just have died.
             let ended = tokio::time::timeout(END, self.ended(ctx, found)).await;
-            ended.map_err(|_| watch::stuck("remove", &found.meta.name))
+            let stuck = || watch::stuck("remove", &found.meta.name);
+            ended.map_err(|_| sent.err().unwrap_or_else(stuck))
         };
         if let Err(err) = killed.await {
             self.stay(ctx, id).await;

@@ -54,7 +54,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::create`]. A command that can't be run ends the session with
-    /// its exit code; the container stays, not started, unless it was to go with its end.
+    /// its exit code; the container stays, not started, unless it was to go with its end. For a
+    /// caller who goes before it runs nothing stays.
     pub async fn run(
         self: &Arc<Self>,
         ctx: &Context,
@@ -135,6 +136,10 @@ impl Engine {
         let (pid, attached) = match started {
             Ok(started) => started,
             Err(err) => {
+                if !request.detach && session.output.is_closed() {
+                    self.withdraw(&start).await;
+                    return Err(err);
+                }
                 let not_run = self.failed(&start, &err).await;
                 return match not_run {
                     Some(NotRun { status, text }) => {
@@ -282,6 +287,20 @@ impl Engine {
         self.watch(ctx, container, meta, live);
         self.begin_health(ctx, container, meta, live);
         Ok((pid, attached))
+    }
+
+    /// Takes away what was made for a caller who went away before it ran, with its anonymous
+    /// volumes.
+    async fn withdraw(&self, start: &Start<'_>) {
+        let Start { ctx, container, meta, live, .. } = start;
+        let untold = live.now().state.is_some_and(|state| state.phase == Phase::Creating);
+        if untold {
+            self.undo(ctx, container, meta, live).await;
+            return;
+        }
+        live.set(State { phase: Phase::Removing, ..State::default() });
+        let meta = Meta { with_volumes: true, ..(*meta).clone() };
+        self.dispose_or_bury(ctx, container, &meta, live).await;
     }
 
     /// Cleans up after a start that failed. The container stays as it was, unless it

@@ -87,7 +87,9 @@ pub(crate) fn admit_columns(ctx: &Context, options: &[String], titles: &[String]
     if usual || first {
         return Ok(());
     }
-    Err(refuse(scope, "a list of processes with other columns before PID, or titles of one's own"))
+    let what = "a list of processes with other columns before PID, or titles of one's own: allowed \
+                are ps options such as -ef and aux, and lists that begin with pid (-o pid,args)";
+    Err(refuse(scope, what))
 }
 
 /// Lets a client change limits of a container of its own.

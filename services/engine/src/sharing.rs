@@ -74,20 +74,34 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens the namespaces of the containers that one joins.
+    /// Opens the namespaces of the containers that the container `own` joins.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when one of them does not run.
-    pub(crate) async fn join(&self, ctx: &Context, namespaces: &Namespaces) -> Result<Shared> {
+    pub(crate) async fn join(
+        &self,
+        ctx: &Context,
+        own: &str,
+        namespaces: &Namespaces,
+    ) -> Result<Shared> {
         let mut shared = Shared::default();
         for (kind, id) in namespaces.joined() {
-            let opened = self.open(ctx, kind, id).await;
-            let refused = |err: Error| match kind {
+            let opened = match self.open(ctx, kind, id).await {
+                Ok(opened) => opened,
+                Err(err) if kind != "network" => return Err(err.context(cannot(kind, id))),
+                Err(err) if err.is_not_found() && err.subject().is_some() => {
+                    let known = self.store.get(ctx, own).await?;
+                    let name = known.map_or_else(|| own.to_owned(), |(_, meta)| meta.name);
+                    return Err(Error::not_found(format!(
+                        "container {name} is in the network of container {}, which is gone",
+                        id.get(..12).unwrap_or(id)
+                    ))
+                    .about("container", id));
+                }
                 // It says so itself.
-                "network" => err,
-                _ => err.context(cannot(kind, id)),
+                Err(err) => return Err(err),
             };
-            shared.files.extend(opened.map_err(refused)?);
+            shared.files.extend(opened);
         }
         Ok(shared)
     }

@@ -54,7 +54,7 @@ impl Engine {
         };
         let shared = match moment {
             Moment::Making => Shared::default(),
-            Moment::Starting => self.join(ctx, &flags.namespaces).await?,
+            Moment::Starting => self.join(ctx, id, &flags.namespaces).await?,
         };
         let files = self.name_files(ctx, id, settings).await?;
         let spec = self.specs.build(&SpecInput {

@@ -81,7 +81,9 @@ async fn ps(text: &str, options: &[String]) -> Result<String> {
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("it failed");
+        // It says nothing when it finds no process, as without `a` or `-e` and a terminal.
+        let nothing = "no process is listed: allowed are such as -ef, aux and -eo pid,args";
+        let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or(nothing);
         return Err(Error::invalid_argument(format!("ps {}: {said}", options.join(" "))));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,14 +1,16 @@
 //! Limits and the restart policy of a container that is there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_core::db::{Durability, blocking};
-use gantry_core::{Any, Context, Error, Result};
+use gantry_core::{Any, Context, Error, Kind, Result};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 
 use crate::Engine;
 use crate::checks;
 use crate::host::{Facts, devices};
+use crate::live::Live;
 use crate::model::{
     DeviceLimit, DeviceLimitKind, Meta, Phase, Resources, RestartMode, RestartPolicy,
 };
@@ -18,6 +20,8 @@ use crate::store::no_such;
 
 /// How long a shim may take to change limits.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Between attempts to change limits of a container whose shim does not answer.
+const RETRY: Duration = Duration::from_secs(1);
 /// Shares of processors that a container has when nobody says how many.
 const SHARES: i64 = 1024;
 /// Microseconds of the kernel's own period of processors.
@@ -38,8 +42,14 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for limits that can't be; `FailedPrecondition` while it is
-    /// being removed. Nothing has changed then.
-    pub async fn update(&self, ctx: &Context, text: &str, change: Update) -> Result<Vec<String>> {
+    /// being removed. Nothing has changed then, also not once a shim answers that did not:
+    /// `DeadlineExceeded`.
+    pub async fn update(
+        self: &Arc<Self>,
+        ctx: &Context,
+        text: &str,
+        change: Update,
+    ) -> Result<Vec<String>> {
         scope::admit_resources(ctx, &change.resources)?;
         let found = self.find(ctx, text).await?;
         let id = found.container.id.as_str();
@@ -71,11 +81,14 @@ impl Engine {
         let before = meta.settings.flags.resources;
         let facts = self.host.facts();
         let (after, warnings) = checks::resources::updated(&before, &change.resources, facts)?;
-        let applied = after != before && state.phase.is_running();
-        if applied {
+        // Also what is recorded already: the container may have got something else since.
+        let applied = change.resources != Resources::default() && state.phase.is_running();
+        if applied && let Err(err) = self.limit(ctx, id, &after).await {
             // The shim sets all of them, or none and names the one that is refused.
-            let refused = |err: Error| err.context(format!("Cannot update container {text}"));
-            self.limit(ctx, id, &after).await.map_err(refused)?;
+            if err.kind() == Kind::DeadlineExceeded {
+                self.limit_later(ctx, id, &found.live, &after);
+            }
+            return Err(err.context(format!("Cannot update container {text}")));
         }
         if let Err(err) = self.store_update(ctx, id, &after, change.restart).await {
             if applied {
@@ -102,11 +115,54 @@ impl Engine {
         let update = self.parts.tasks.update(ctx, id, Any::resources(section.to_string().into()));
         match tokio::time::timeout(LIMIT, update).await {
             Ok(updated) => updated,
-            Err(_) => Err(Error::new(
-                gantry_core::Kind::DeadlineExceeded,
-                "its shim does not answer: try again",
-            )),
+            Err(_) => {
+                let text = "its shim does not answer: try again";
+                Err(Error::new(Kind::DeadlineExceeded, text))
+            }
         }
+    }
+
+    /// Has a container's shim set the limits that are recorded once it answers: until then it may
+    /// still set others, which were refused.
+    fn limit_later(
+        self: &Arc<Self>,
+        ctx: &Context,
+        id: &str,
+        live: &Arc<Live>,
+        refused: &Resources,
+    ) {
+        let (engine, ctx, id) = (Arc::clone(self), ctx.clone(), id.to_owned());
+        let (live, run, refused) = (Arc::clone(live), live.now().run(), refused.clone());
+        tokio::spawn(async move {
+            loop {
+                // It answers in the order in which it was asked.
+                let asked = engine.parts.tasks.get(&ctx, &id, "").await;
+                let busy = live.hold().await;
+                let now = live.now();
+                if now.run() != run || !now.runs() {
+                    return;
+                }
+                let limited = match asked {
+                    Ok(_) => engine.limit_back(&ctx, &id, &refused).await,
+                    Err(err) => Err(err),
+                };
+                match limited {
+                    Ok(()) => return,
+                    Err(err) if err.is_not_found() => return,
+                    Err(err) => tracing::warn!(id, error = %err, "change limits back"),
+                }
+                drop(busy);
+                tokio::time::sleep(RETRY).await;
+            }
+        });
+    }
+
+    /// Changes the limits of a running container that may have these back to what is recorded.
+    async fn limit_back(&self, ctx: &Context, id: &str, refused: &Resources) -> Result<()> {
+        let Some((_, meta)) = self.store.get(ctx, id).await? else { return Ok(()) };
+        let recorded = meta.settings.flags.resources;
+        let back = changed_back(&recorded, refused, self.host.facts());
+        self.limit(ctx, id, &back).await
     }
 
     async fn store_update(

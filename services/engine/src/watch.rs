@@ -21,7 +21,7 @@ use crate::model::{Meta, Phase, State};
 use crate::signal::KILL;
 
 /// What a process ends with that was killed: 128 and SIGKILL.
-const KILLED: u32 = 137;
+pub(crate) const KILLED: u32 = 137;
 /// How long a process that was killed may take to end when a task has to go.
 const END: Duration = Duration::from_secs(10);
 /// Between attempts to learn of an end from a shim that does not answer.

@@ -229,7 +229,13 @@ fn volume(event: engine::VolumeEvent) -> Known {
 /// Docker's attributes of a network.
 fn network(event: engine::NetworkEvent) -> Known {
     let mut attributes = event.labels;
-    let more = [("name", event.name), ("type", event.driver), ("container", event.container_id)];
+    let reclaimed = event.reclaimed.map(|bytes| bytes.to_string()).unwrap_or_default();
+    let more = [
+        ("name", event.name),
+        ("type", event.driver),
+        ("container", event.container_id),
+        ("reclaimed", reclaimed),
+    ];
     attributes.extend(named(more));
     ("id", event.id, attributes)
 }
@@ -326,6 +332,7 @@ mod tests {
             driver: "bridge".into(),
             labels: [("env".to_owned(), "prod".to_owned())].into(),
             container_id: "c1".into(),
+            reclaimed: None,
         };
         let found = described("/gantry/networks/connect", &connected);
         assert_eq!((found.kind.as_str(), found.action.as_str()), ("network", "connect"));

@@ -10,7 +10,7 @@ use gantry_core::Namespace;
 
 pub(crate) use range::{Range, Refusal, Taker};
 pub use subnets::AddressPool;
-pub(crate) use subnets::{checked, choose, overlap};
+pub(crate) use subnets::{checked, checked_beside, choose, overlap};
 
 /// A container: its namespace and its ID.
 pub(crate) type Key = (Namespace, String);

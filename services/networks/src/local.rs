@@ -26,6 +26,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -173,7 +174,12 @@ impl Endpoints for LocalNetworks {
         to_the_end(async move { inner.recover(living).await }).await
     }
 
-    async fn explain(&self, port: u16, protocol: Protocol) -> Result<Explanation> {
-        self.inner.explain(port, protocol).await
+    async fn explain(
+        &self,
+        address: Option<IpAddr>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<Explanation> {
+        self.inner.explain(address, port, protocol).await
     }
 }

@@ -45,6 +45,11 @@ use self::socket::{Family, Socket};
 /// A MAC address.
 pub(crate) type Mac = [u8; 6];
 
+/// A MAC address as ip(8) writes it.
+pub(crate) fn shown_mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Links, addresses and routes of the network namespace of the thread that opened this.
 ///
 /// Opening one takes a few microseconds, so that there is no need to share one: it can be sent

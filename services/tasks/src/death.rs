@@ -175,6 +175,26 @@ pub(crate) async fn force(
     cleaned.map(drop)
 }
 
+/// Kills the shim of a task, which is then cleaned up after as after any that dies.
+///
+/// # Errors
+/// `FailedPrecondition` for a shim that is not our own, or has other containers: it lives on. It
+/// can't be killed.
+pub(crate) async fn end(inner: &Inner, task: &Task) -> Result<()> {
+    let (bundle, shim) = (&task.bundle, task.shim());
+    if task.is_gone() {
+        return Ok(());
+    }
+    if !task.program.own || task.guest || inner.shares_shim(bundle, &shim) {
+        return Err(Error::failed_precondition(format!(
+            "kill the shim of container {}: it is another runtime's, or has other containers",
+            bundle.id
+        )));
+    }
+    tracing::warn!(id = %bundle.id, "kill a shim that does not answer");
+    kill_shim(&shim, &task.program).await
+}
+
 /// Cleans up after a create that failed, by force behind a shim that does not go. What
 /// stays is found by the next create, or at the daemon's next start.
 pub(crate) async fn undo(

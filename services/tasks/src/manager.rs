@@ -12,10 +12,10 @@ use gantry_core::{Any, Context, Error, Kind, Namespace, Result, Timestamp, valid
 use tracing::Instrument;
 
 use crate::bundle::Bundle;
-use crate::shim::Shim;
+use crate::shim::{QUICK, Shim};
 use crate::task::Task;
 use crate::warm::Pool;
-use crate::{TaskConfig, create, recover, sandbox};
+use crate::{TaskConfig, create, death, recover, sandbox};
 
 /// Tasks and sandboxes in shims: the implementation of [`Tasks`] and of
 /// [`gantry_core::sandboxes::SandboxController`].
@@ -183,6 +183,10 @@ fn silent(id: &str, err: Error) -> Error {
         return err;
     }
     tracing::debug!(id, error = %err, "a shim does not answer");
+    no_answer(id)
+}
+
+fn no_answer(id: &str) -> Error {
     let text = format!("the shim of container {id} does not answer: deadline exceeded");
     Error::new(Kind::DeadlineExceeded, text).about("container", id)
 }
@@ -228,6 +232,16 @@ impl TaskManager {
     /// The state directory can't be read.
     pub async fn recover(&self) -> Result<()> {
         recover::recover(&self.inner).await
+    }
+
+    /// [`TaskManager::to_the_end`] for what a shim may still do after nobody waits any more: then
+    /// as well it counts what it answers.
+    async fn in_time<F>(id: &str, work: F) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let done = tokio::time::timeout(QUICK, Self::to_the_end(work)).await;
+        done.unwrap_or_else(|_| Err(no_answer(id)))
     }
 
     /// Runs something to its end, even when the caller goes away half-way.
@@ -281,7 +295,7 @@ impl Tasks for TaskManager {
 
     async fn get(&self, ctx: &Context, id: &str, exec_id: &str) -> Result<Process> {
         let task = self.inner.find(ctx, id).await?;
-        let process = task.shim().state(id, exec_id).await?;
+        let process = task.shim().state(id, exec_id).await.map_err(|err| silent(id, err))?;
         if exec_id.is_empty() {
             task.learn(&process);
         }
@@ -309,6 +323,12 @@ impl Tasks for TaskManager {
     ) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
         task.shim().kill(id, exec_id, signal, all).await.map_err(|err| silent(id, err))
+    }
+
+    async fn end_shim(&self, ctx: &Context, id: &str) -> Result<()> {
+        let task = self.inner.find(ctx, id).await?;
+        let inner = Arc::clone(&self.inner);
+        Self::to_the_end(async move { death::end(&inner, &task).await }).await
     }
 
     async fn exec(&self, ctx: &Context, process: ExecProcess) -> Result<()> {
@@ -343,9 +363,8 @@ impl Tasks for TaskManager {
 
     async fn pause(&self, ctx: &Context, id: &str) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
-        Self::to_the_end(async move {
-            let id = &task.bundle.id;
-            task.shim().pause(id).await.map_err(|err| silent(id, err))?;
+        Self::in_time(id, async move {
+            task.shim().pause(&task.bundle.id).await?;
             task.set_status(Status::Paused);
             Ok(())
         })
@@ -354,9 +373,8 @@ impl Tasks for TaskManager {
 
     async fn resume(&self, ctx: &Context, id: &str) -> Result<()> {
         let task = self.inner.find(ctx, id).await?;
-        Self::to_the_end(async move {
-            let id = &task.bundle.id;
-            task.shim().resume(id).await.map_err(|err| silent(id, err))?;
+        Self::in_time(id, async move {
+            task.shim().resume(&task.bundle.id).await?;
             task.set_status(Status::Running);
             Ok(())
         })

@@ -18,7 +18,7 @@ const CREATE: Duration = Duration::from_secs(150);
 /// Starting and deleting run hooks.
 const SLOW: Duration = Duration::from_secs(60);
 /// Everything else.
-const QUICK: Duration = Duration::from_secs(10);
+pub(crate) const QUICK: Duration = Duration::from_secs(10);
 /// A shim that lives takes a connection at once.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Between attempts to reach a shim that may live: the daemon may be short of files, the
@@ -206,21 +206,21 @@ impl Shim {
         Ok(())
     }
 
-    /// Freezes all processes.
+    /// Freezes all processes, without a limit: it may do so after any.
     pub(crate) async fn pause(&self, id: &str) -> Result<()> {
         faults::around_async(
             "ask a shim to pause",
-            self.task.pause(&api::PauseRequest { id: id.into() }, &self.limit(QUICK)),
+            self.task.pause(&api::PauseRequest { id: id.into() }, &self.options(None)),
         )
         .await?;
         Ok(())
     }
 
-    /// Lets them go on.
+    /// Lets them go on, as well without a limit.
     pub(crate) async fn resume(&self, id: &str) -> Result<()> {
         faults::around_async(
             "ask a shim to resume",
-            self.task.resume(&api::ResumeRequest { id: id.into() }, &self.limit(QUICK)),
+            self.task.resume(&api::ResumeRequest { id: id.into() }, &self.options(None)),
         )
         .await?;
         Ok(())

@@ -6,7 +6,7 @@ use super::{procfs, sys};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{PosixRlimit, Spec};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io;
@@ -50,18 +50,21 @@ struct Inner {
     envp: Vec<CString>,
     filter: Option<Filter>,
     mounts: Vec<MountWork>,
+    files: Option<libc::rlimit>,
     errors: RawFd,
     orders: Option<RawFd>,
 }
 
 impl Run {
     /// `errors` is the write end of a close-on-exec pipe: that it closes without
-    /// a word means that the program runs. Of `orders` it reads [`GO`] before.
+    /// a word means that the program runs. Of `orders` it reads [`GO`] before. `files` is the
+    /// limit of open files, if that is not set before.
     pub(crate) fn new(
         args: &[String],
         env: &[String],
         filter: Option<Filter>,
         mounts: Vec<MountWork>,
+        files: Option<PosixRlimit>,
         errors: BorrowedFd<'_>,
         orders: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
@@ -71,6 +74,7 @@ impl Run {
             envp: texts(env)?,
             filter,
             mounts,
+            files: files.map(|f| libc::rlimit { rlim_cur: f.soft(), rlim_max: f.hard() }),
             errors: errors.as_raw_fd(),
             orders: orders.map(|orders| orders.as_raw_fd()),
         };
@@ -240,6 +244,10 @@ impl Inner {
             all.iter().map(|c| c.as_ptr()).chain([std::ptr::null()]).collect()
         };
         let (argv, envp) = (pointers(&self.argv), pointers(&self.envp));
+        // Before the filter, which may not let it.
+        if let Err(e) = self.limit_files() {
+            self.fail(STEP_EXECVE, e.raw_os_error().unwrap_or(libc::EINVAL));
+        }
         let load = || self.filter.as_ref().map_or(Ok(()), Filter::load);
         // Before the start, which somebody waits for, if one can wait for it afterwards.
         let early = self.filter.as_ref().is_some_and(Filter::lets_read).then(load);
@@ -262,6 +270,16 @@ impl Inner {
             }
         }
         self.fail(STEP_EXECVE, error)
+    }
+
+    /// What is open stays open, and no further file is needed before execve.
+    fn limit_files(&self) -> io::Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        // SAFETY: the limit is one of this process' own, and lives until the call returns.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, files) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     /// Waits to be told to go on. Without anybody left who could, the process ends.

@@ -218,7 +218,8 @@ impl Work<'_> {
         process: &Process,
     ) -> Result<(Run, Option<Console>), Error> {
         let orders = self.orders.as_ref().map(AsFd::as_fd);
-        let run = Run::new(args, env, filter, work, self.errors.as_fd(), orders)
+        let files = spec::few_files(process);
+        let run = Run::new(args, env, filter, work, files, self.errors.as_fd(), orders)
             .map_err(|e| Error::Invalid(format!("process.args or process.env: {e}")))?;
         let console = match self.streams {
             Some(_) => None,

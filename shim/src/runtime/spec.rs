@@ -12,8 +12,8 @@ use super::launch::UMASK;
 use super::types::{Error, Options};
 use super::{procfs, seccomp};
 use oci_spec::runtime::{
-    Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, PosixRlimitType,
-    Process, Spec,
+    Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, Spec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,6 +21,8 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Open files that libcontainer needs at the most until it executes the program.
+const FILES: u64 = 64;
 /// A config.json longer than this is refused.
 const MAX_CONFIG: u64 = 16 << 20;
 
@@ -368,6 +370,26 @@ pub(crate) fn is_cgroup(m: &oci_spec::runtime::Mount) -> bool {
     matches!(m.typ().as_deref(), Some("cgroup" | "cgroup2"))
 }
 
+/// The limit of open files of a process that has too few of them for what libcontainer does:
+/// they are taken just before execve.
+pub(crate) fn few_files(process: &Process) -> Option<PosixRlimit> {
+    let mut limits = process.rlimits().iter().flatten();
+    limits.find(|limit| is_few_files(limit)).copied()
+}
+
+fn is_few_files(limit: &PosixRlimit) -> bool {
+    limit.typ() == PosixRlimitType::RlimitNofile && limit.soft() < FILES
+}
+
+/// A limit with which libcontainer can do its work.
+fn with_files(limit: PosixRlimit) -> PosixRlimit {
+    if !is_few_files(&limit) {
+        return limit;
+    }
+    let enough = PosixRlimitBuilder::default().typ(limit.typ()).soft(FILES);
+    enough.hard(limit.hard().max(FILES)).build().unwrap_or(limit)
+}
+
 /// The changes that every process needs. `admin`: it has privileged work to do
 /// just before execve, which is then what takes CAP_SYS_ADMIN away again, since
 /// it is added to neither the bounding, nor the inheritable, nor the ambient set.
@@ -394,6 +416,8 @@ pub(crate) fn adapt_process(process: &mut Process, admin: bool) {
         process.set_no_new_privileges(None);
     }
     process.set_oom_score_adj(None).set_selinux_label(None);
+    let limits = process.rlimits().clone();
+    process.set_rlimits(limits.map(|all| all.into_iter().map(with_files).collect()));
     if process.user().umask().is_none() {
         process.user_mut().set_umask(Some(UMASK));
     }
@@ -424,6 +448,27 @@ mod tests {
         let spec = serde_json::from_str::<Spec>(USUAL).unwrap();
         check_process(spec.process().as_ref().unwrap()).unwrap();
         assert!(has_own_pids(&spec) && !has_userns(&spec));
+    }
+
+    #[test]
+    fn libcontainer_has_files_enough() {
+        let limit = |typ: PosixRlimitType, soft: u64, hard: u64| {
+            let limit = PosixRlimitBuilder::default().typ(typ).soft(soft).hard(hard);
+            limit.build().unwrap()
+        };
+        let files = |soft, hard| limit(PosixRlimitType::RlimitNofile, soft, hard);
+        let core = limit(PosixRlimitType::RlimitCore, 0, 0);
+        for (asked, few, seen) in [
+            (files(5, 5), Some(files(5, 5)), files(FILES, FILES)),
+            (files(5, 1024), Some(files(5, 1024)), files(FILES, 1024)),
+            (files(1024, 1024), None, files(1024, 1024)),
+        ] {
+            let mut process = Process::default();
+            process.set_rlimits(Some(vec![core, asked]));
+            assert_eq!(few_files(&process), few);
+            adapt_process(&mut process, false);
+            assert_eq!(process.rlimits(), &Some(vec![core, seen]));
+        }
     }
 
     #[test]

@@ -128,6 +128,12 @@ pub(crate) fn mkdirat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> io::Result
     }
 }
 
+/// Sets the mode of what a path leads to, whatever this process' umask is.
+pub(crate) fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> io::Result<()> {
+    // SAFETY: the path ends with NUL and the descriptor is open.
+    check(unsafe { libc::fchmodat(dir.as_raw_fd(), path.as_ptr(), mode, 0) }.into()).map(drop)
+}
+
 /// Removes an empty directory.
 pub(crate) fn rmdirat(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     // SAFETY: the path ends with NUL and the descriptor is open.

@@ -163,6 +163,9 @@ impl Create {
             let subnet = subnet.ok_or_else(|| anyhow!("no matching subnet for gateway {text}"))?;
             set(&mut subnet.gateway, text, "gateways", &subnet.subnet)?;
         }
+        if let Some(text) = self.aux_address.iter().find(|text| !text.contains('=')) {
+            bail!("invalid aux-address {text}: it must be NAME=ADDRESS");
+        }
         for (name, address) in env::pairs("auxiliary address", &self.aux_address)? {
             let Some(subnet) = with(&mut all, &address) else {
                 bail!("no matching subnet for aux-address {address}");
@@ -293,6 +296,10 @@ mod tests {
             (&[subnet, "--ip-range=x"], "invalid CIDR address: x"),
             (&[subnet, "--ip-range=10.8.0.0/25"], "no matching subnet for range 10.8.0.0/25"),
             (&[subnet, "--aux-address=a=x"], "no matching subnet for aux-address x"),
+            (
+                &[subnet, "--aux-address=10.9.0.5"],
+                "invalid aux-address 10.9.0.5: it must be NAME=ADDRESS",
+            ),
             (&["--aux-address=a=10.9.0.1"], "no matching subnet for aux-address 10.9.0.1"),
             (&["--label==b"], "invalid label '=b': empty name"),
             (

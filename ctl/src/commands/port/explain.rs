@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use gantry_grpc::gantry::engine::v1 as api;
 use serde_json::{Value, json};
@@ -18,18 +19,64 @@ pub(super) struct Explain {
     /// Print it with a Go template, or 'json'
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
-    /// Port of the host; of TCP unless it says something else
-    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = one)]
-    port: (u16, api::PortProtocol),
+    /// Port of the host, at any of its addresses unless it names one; of TCP unless it says something else
+    #[arg(value_name = "[ADDRESS:]PORT[/PROTOCOL]", value_parser = place)]
+    port: Place,
+}
+
+/// A port of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Any when `None`.
+    address: Option<IpAddr>,
+    port: u16,
+    protocol: api::PortProtocol,
+}
+
+/// Reads `[ADDRESS:]PORT[/PROTOCOL]`.
+fn place(text: &str) -> Result<Place, String> {
+    let (address, port) = match text.rsplit_once(':') {
+        None => (None, text),
+        Some((address, port)) => {
+            let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let bare = bare.unwrap_or(address);
+            let read = bare.parse::<IpAddr>();
+            let read = read.map_err(|_| format!("invalid IP address: {bare}"))?;
+            (Some(read.to_canonical()), port)
+        }
+    };
+    let (port, protocol) = one(port)?;
+    Ok(Place { address, port, protocol })
+}
+
+impl Place {
+    /// `127.0.0.1:8080/tcp`.
+    fn shown(self) -> String {
+        let Self { address, port, protocol } = self;
+        let port = format!("{port}/{}", name(protocol));
+        match address {
+            Some(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+            Some(IpAddr::V4(address)) => format!("{address}:{port}"),
+            None => port,
+        }
+    }
+
+    fn host_ip(self) -> String {
+        self.address.map(|address| address.to_string()).unwrap_or_default()
+    }
 }
 
 impl Explain {
     pub(super) async fn execute(self, context: Context<'_>) -> Outcome {
-        let (port, protocol) = self.port;
+        let place = self.port;
         let client = context.connect().await?;
-        let request = api::ExplainPortRequest { port: port.into(), protocol: protocol.into() };
+        let request = api::ExplainPortRequest {
+            port: place.port.into(),
+            protocol: place.protocol.into(),
+            host_ip: place.host_ip(),
+        };
         let answer = client.answer(client.networks().explain(request).await)?;
-        let told = Told { port, protocol: name(protocol), answer: &answer };
+        let told = Told { place, answer: &answer };
         let text = match Format::of(self.format).object(&told.object())? {
             Some(text) => text,
             None => told.text(),
@@ -41,8 +88,7 @@ impl Explain {
 
 /// What the daemon says of a port.
 struct Told<'a> {
-    port: u16,
-    protocol: &'static str,
+    place: Place,
     answer: &'a api::ExplainPortResponse,
 }
 
@@ -54,17 +100,16 @@ impl Told<'_> {
     }
 
     fn text(&self) -> String {
-        let Self { port, protocol, answer } = self;
+        let Self { place, answer } = self;
+        let port = place.shown();
         let mut text = String::new();
         for (published, container) in self.published() {
             let _ = writeln!(text, "{container}: {}", ports::mapping(published));
         }
         if answer.ports.is_empty() {
             let _ = match answer.listener.as_str() {
-                "" => writeln!(text, "No container has port {port}/{protocol}."),
-                own => {
-                    writeln!(text, "No container has port {port}/{protocol}: {own} listens there.")
-                }
+                "" => writeln!(text, "No container has port {port}."),
+                own => writeln!(text, "No container has port {port}: {own} listens there."),
             };
         }
         if !answer.chains.is_empty() {
@@ -125,8 +170,9 @@ impl Told<'_> {
             })
         });
         json!({
-            "Port": self.port,
-            "Protocol": self.protocol,
+            "HostIp": self.place.host_ip(),
+            "Port": self.place.port,
+            "Protocol": name(self.place.protocol),
             "Reachable": self.answer.reachable,
             "Listener": self.answer.listener,
             "Published": published.collect::<Vec<_>>(),
@@ -178,7 +224,21 @@ mod tests {
     }
 
     fn told(answer: &api::ExplainPortResponse) -> Told<'_> {
-        Told { port: 8080, protocol: "tcp", answer }
+        Told { place: place("8080").unwrap(), answer }
+    }
+
+    #[test]
+    fn places_have_an_address_or_none() {
+        for (text, shown) in [
+            ("8080", "8080/tcp"),
+            ("127.0.0.1:8080", "127.0.0.1:8080/tcp"),
+            ("[::1]:8080", "[::1]:8080/tcp"),
+            ("192.0.2.1:8600/udp", "192.0.2.1:8600/udp"),
+        ] {
+            assert_eq!(place(text).unwrap().shown(), shown);
+        }
+        assert_eq!(place("x:8080"), Err("invalid IP address: x".to_owned()));
+        assert_eq!(place("127.0.0.1:x"), Err("invalid port (x)".to_owned()));
     }
 
     #[test]

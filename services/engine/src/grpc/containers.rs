@@ -257,7 +257,13 @@ impl Service for Containers {
         let wire = request.into_inner();
         let engine = Arc::clone(&self.engine);
         let api::RemoveContainerRequest { container, force, volumes } = wire;
-        finish(async move { engine.remove(&ctx, &container, force, volumes).await }).await?;
+        // Goes with this call when its caller does.
+        let (caller, _here) = oneshot::channel::<()>();
+        finish(async move {
+            let wanted = || !caller.is_closed();
+            engine.remove_while(&ctx, &container, force, volumes, &wanted).await
+        })
+        .await?;
         Ok(Response::new(api::RemoveContainerResponse {}))
     }
 

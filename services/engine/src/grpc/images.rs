@@ -73,7 +73,8 @@ impl Service for Images {
         let wire = request.into_inner();
         let removed =
             self.engine.remove_image(&ctx, &wire.image, wire.force).await.map_err(to_wire)?;
-        Ok(Response::new(api::RemoveImageResponse { untagged: removed.untagged }))
+        let deleted = removed.deleted.into_iter().collect();
+        Ok(Response::new(api::RemoveImageResponse { untagged: removed.untagged, deleted }))
     }
 
     async fn prune(

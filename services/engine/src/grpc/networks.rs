@@ -361,9 +361,11 @@ impl Service for Networks {
         request: Request<api::ExplainPortRequest>,
     ) -> Answer<api::ExplainPortResponse> {
         let ctx = context_of(&request)?;
-        let api::ExplainPortRequest { port, protocol: wire } = request.into_inner();
+        let api::ExplainPortRequest { port, protocol: wire, host_ip } = request.into_inner();
         let (port, protocol) = (number("host", port, false)?, protocol(wire)?);
-        let found = self.engine.explain_port(&ctx, port, protocol).await.map_err(to_wire)?;
+        let host_ip = address("IP address", &host_ip)?;
+        let found = self.engine.explain_port(&ctx, host_ip, port, protocol).await;
+        let found = found.map_err(to_wire)?;
         Ok(Response::new(explained(found)))
     }
 }

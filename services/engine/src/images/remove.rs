@@ -12,6 +12,8 @@ use crate::lifecycle::current;
 pub struct Removed {
     /// Names that are gone, as they are shown.
     pub untagged: Vec<String>,
+    /// ID of an image whose last name is gone.
+    pub deleted: Option<String>,
 }
 
 impl Engine {
@@ -45,9 +47,10 @@ impl Engine {
         if last || !by_name {
             self.check_unused(ctx, text, id.as_str(), force).await?;
         }
-        let removed = self.untag(ctx, if by_name { vec![image] } else { names }).await?;
+        let mut removed = self.untag(ctx, if by_name { vec![image] } else { names }).await?;
         if last || !by_name {
             self.tell_deleted(ctx, id.to_string());
+            removed.deleted = Some(id.to_string());
         }
         Ok(removed)
     }

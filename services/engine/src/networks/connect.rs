@@ -160,8 +160,9 @@ impl Engine {
         Err(err)
     }
 
-    /// Takes a container out of a network, at once when it runs. With `force` also when the
-    /// container or the network is gone already, or what there is of it can't be undone.
+    /// Takes a container out of a network, at once when it runs; when it does not, the network may
+    /// be gone already. With `force` also when the container or the network is gone, or what there
+    /// is of it can't be undone.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` when it is not there, or has the host's network.
@@ -182,8 +183,12 @@ impl Engine {
         let busy = found.live.hold().await;
         let target = self.target(ctx, text, &found, "disconnect").await?;
         let id = target.container.id.as_str();
+        let networking = &target.meta.settings.networking;
+        let is_called = |attached: &&Attached| attached.name == name;
+        let left = networking.attached(name).or(networking.attached.iter().find(is_called));
         let network = match network {
-            Err(err) if err.is_not_found() && force => None,
+            // Nothing has to be undone of one that does not run.
+            Err(err) if err.is_not_found() && (force || left.is_some() && !target.runs) => None,
             other => Some(other?),
         };
         let wanted = network.as_ref().map_or(name, |network| network.id.as_str());
@@ -195,11 +200,8 @@ impl Engine {
             }
             _ => {}
         }
-        let networking = &target.meta.settings.networking;
-        let is_it = |attached: &&Attached| {
-            attached.attachment.network == wanted || network.is_none() && attached.name == name
-        };
-        let Some(attached) = networking.attached.iter().find(is_it).cloned() else {
+        // Another network may have the name of one that has gone.
+        let Some(attached) = networking.attached(wanted).or(left).cloned() else {
             let shown = network.as_ref().map_or(name, |network| network.name.as_str());
             let said = format!("container {id} is not connected to network {shown}");
             return Err(refused(&said, text));

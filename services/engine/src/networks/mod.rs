@@ -205,7 +205,6 @@ impl Engine {
             match self.remove_left(ctx, &network).await {
                 Ok(()) => {
                     self.tell_of_network(ctx, Action::Destroy, &network, "");
-                    self.tell_of_network(ctx, Action::Prune, &network, "");
                     removed.push(network.name);
                 }
                 // A container is in it by now, or somebody else removed it.
@@ -214,6 +213,8 @@ impl Engine {
                 }
             }
         }
+        let pruned = NetworkEvent { reclaimed: Some(0), ..NetworkEvent::default() };
+        self.tell_network_event(ctx, Action::Prune, &pruned);
         Ok(removed)
     }
 
@@ -235,9 +236,14 @@ impl Engine {
             driver: network.driver.as_str().to_owned(),
             labels: network.labels.clone(),
             container_id: container.to_owned(),
+            reclaimed: None,
         };
+        self.tell_network_event(ctx, action, &event);
+    }
+
+    fn tell_network_event(&self, ctx: &Context, action: Action, event: &NetworkEvent) {
         let topic = format!("/gantry/networks/{}", action.as_str());
-        self.parts.history.append(ctx, &topic, convert::from_any(any::pack(&event)));
+        self.parts.history.append(ctx, &topic, convert::from_any(any::pack(event)));
     }
 }
 

@@ -90,6 +90,7 @@ impl Engine {
         };
         let wishes = wishes(options)?;
         let alone = wishes.len() == 1;
+        let mut closed = Vec::new();
         for wish in wishes {
             if let Some(mode) = mode(&wish.network) {
                 let mode = if alone { mode } else { return Err(invalid(ALONE)) };
@@ -101,6 +102,7 @@ impl Engine {
                 Driver::Host => Mode::Host,
                 Driver::Null => Mode::None,
                 Driver::Bridge | Driver::Macvlan => {
+                    closed.extend(closed_to_ports(&network));
                     let attached = attached(&network, wish)?;
                     if plan.networking.attached(&network.id).is_some() {
                         let name = &network.name;
@@ -118,6 +120,7 @@ impl Engine {
             return Ok(plan);
         }
         plan.network = Network::Attached;
+        plan.warnings.extend(discarded(&plan.networking, &closed));
         if let Some(first) = plan.networking.attached.first() {
             plan.networking.mode.clone_from(&first.name);
         }
@@ -134,7 +137,13 @@ impl Engine {
     ) -> Result<()> {
         without_network(wish)?;
         match mode {
-            Mode::None => plan.network = Network::None,
+            Mode::None => {
+                plan.network = Network::None;
+                if !plan.networking.published().is_empty() {
+                    let text = "Published ports are discarded: the container has no network";
+                    plan.warnings.push(text.to_owned());
+                }
+            }
             Mode::Host => {
                 plan.network = Network::Host;
                 if !options.ports.is_empty() {
@@ -196,6 +205,23 @@ impl Engine {
         }
         Err(Error::failed_precondition("unable to derive the IP value for host-gateway"))
     }
+}
+
+/// Why no port can be published from a network, if none can.
+fn closed_to_ports(network: &Found) -> Option<String> {
+    let name = &network.name;
+    match network.driver {
+        Driver::Bridge if !network.internal => None,
+        Driver::Bridge => Some(format!("network {name} is internal")),
+        driver => Some(format!("network {name} is of the driver {}", driver.as_str())),
+    }
+}
+
+/// What a user should know whose ports none of a container's networks publishes.
+fn discarded(networking: &Networking, closed: &[String]) -> Option<String> {
+    let all = closed.len() == networking.attached.len();
+    let wishes = all && !networking.published().is_empty();
+    wishes.then(|| format!("Ports are not published: {}", closed.join(", ")))
 }
 
 /// The networks that are asked for, the usual one when none is.

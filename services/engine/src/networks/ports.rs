@@ -1,5 +1,7 @@
 //! Published ports of containers: added and taken away while they run, and explained.
 
+use std::net::IpAddr;
+
 use gantry_core::networks::{Explanation, PortWish, Protocol, Published};
 use gantry_core::{Context, Error, Result};
 
@@ -279,17 +281,18 @@ impl Engine {
         Ok(gone)
     }
 
-    /// What becomes of packets to a port of the host.
+    /// What becomes of packets to a port of the host, at this address if there is one.
     ///
     /// # Errors
     /// The kernel's.
     pub async fn explain_port(
         &self,
         ctx: &Context,
+        address: Option<IpAddr>,
         port: u16,
         protocol: Protocol,
     ) -> Result<ExplainedPort> {
-        let explanation = self.parts.endpoints.explain(port, protocol).await?;
+        let explanation = self.parts.endpoints.explain(address, port, protocol).await?;
         let known = self.store.names(ctx).await?;
         let name = |(_, id): &(Published, String)| known.get(id).unwrap_or(id).clone();
         let names = explanation.published.iter().map(name).collect();

@@ -43,6 +43,21 @@ fn may_pass(err: &Error) -> bool {
     matches!(err.kind(), Kind::FailedPrecondition | Kind::ResourceExhausted)
 }
 
+/// Says of a network that has gone what it was called, and how to do without it.
+fn with_way_out(err: Error, meta: &Meta) -> Error {
+    let gone = match err.subject() {
+        Some(("network", id)) if err.is_not_found() => meta.settings.networking.attached(id),
+        _ => None,
+    };
+    let Some(gone) = gone else { return err };
+    let (network, container) = (&gone.name, &meta.name);
+    Error::not_found(format!(
+        "network {network}, which container {container} is in, was removed: gantry network \
+         disconnect -f {network} {container}"
+    ))
+    .about("network", network)
+}
+
 /// Does something that brings a container to its networks, but not for ever.
 async fn in_time(id: &str, step: impl Future<Output = Result<()>>) {
     match tokio::time::timeout(STEP, step).await {
@@ -78,13 +93,14 @@ impl Engine {
             return Ok(());
         }
         let member = member(&container.id, meta);
-        let files = match self.parts.endpoints.reserve(ctx, &member).await {
+        let reserved = match self.parts.endpoints.reserve(ctx, &member).await {
             Err(err) if may_pass(&err) => {
                 self.wait_for_endings().await;
-                self.parts.endpoints.reserve(ctx, &member).await?
+                self.parts.endpoints.reserve(ctx, &member).await
             }
-            other => other?,
+            other => other,
         };
+        let files = reserved.map_err(|err| with_way_out(err, meta))?;
         self.bring_files(ctx, &container.id, &meta.settings, files).await
     }
 
@@ -331,7 +347,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use gantry_core::networks::Attachment;
+
     use super::*;
+    use crate::model::Attached;
 
     #[test]
     fn lines_of_hosts() {
@@ -348,6 +367,25 @@ mod tests {
         settings.flags.domainname = "example.com".into();
         let made = lines(Vec::new(), &settings, &files);
         assert_eq!(made, ["10.0.0.2\tweb.example.com web", "10.0.0.3\tother"]);
+    }
+
+    #[test]
+    fn networks_that_have_gone_are_named() {
+        let mut meta = Meta { name: "gg".into(), ..Meta::default() };
+        meta.settings.networking.attached = vec![Attached {
+            name: "gone".into(),
+            attachment: Attachment { network: "n1".into(), ..Attachment::default() },
+        }];
+        let said = |id: &str| {
+            let err = Error::not_found(format!("network {id} not found")).about("network", id);
+            with_way_out(err, &meta).to_string()
+        };
+        assert_eq!(
+            said("n1"),
+            "network gone, which container gg is in, was removed: gantry network disconnect -f \
+             gone gg"
+        );
+        assert_eq!(said("n2"), "network n2 not found");
     }
 
     #[test]

@@ -49,6 +49,10 @@ impl Tasks for FakeTasks {
         refused()
     }
 
+    async fn end_shim(&self, _: &Context, _: &str) -> Result<()> {
+        refused()
+    }
+
     async fn exec(&self, _: &Context, _: ExecProcess) -> Result<()> {
         refused()
     }

@@ -263,9 +263,13 @@ impl Shared {
     }
 }
 
+/// Also of one whose shim does not say: what can't be measured is shown as such.
 fn runs(task: &Process) -> bool {
-    let status = matches!(task.status, Status::Running | Status::Paused | Status::Pausing);
-    status && task.pid > 0
+    match task.status {
+        Status::Unknown => true,
+        Status::Running | Status::Paused | Status::Pausing => task.pid > 0,
+        Status::Created | Status::Stopped => false,
+    }
 }
 
 /// Takes samples until nobody wants any, and a little longer: whoever asks once may ask again.

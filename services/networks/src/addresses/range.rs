@@ -1,6 +1,6 @@
 //! The addresses of one subnet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const REST: Duration = Duration::from_secs(3);
 pub(crate) enum Taker {
     /// The host, or the router of a macvlan network.
     Gateway,
+    /// The host, beside containers of a network on an interface that is its own.
+    Host,
     /// Whatever it is reserved for.
     Reserved(String),
     /// A container.
@@ -46,6 +48,8 @@ pub(crate) struct Range {
     /// Those that are given to who asks for none.
     given: (u128, u128),
     taken: BTreeMap<u128, Taker>,
+    /// Those that the host has by itself.
+    host: BTreeSet<u128>,
     /// No number below it is free.
     hint: u128,
     /// Given back, with the interface of the host's through which it was reached.
@@ -72,8 +76,19 @@ impl Range {
             taken.insert(number(gateway), Taker::Gateway);
         }
         let hint = given.0;
-        let subnet = subnet.subnet;
-        Self { subnet, usable: usable_of_all, given, taken, hint, resting: BTreeMap::new() }
+        let (host, resting) = (BTreeSet::new(), BTreeMap::new());
+        Self { subnet: subnet.subnet, usable: usable_of_all, given, taken, host, hint, resting }
+    }
+
+    /// Says which addresses the host has by itself: no container gets one of them from now on.
+    pub(crate) fn keep_from(&mut self, host: &[IpAddr]) {
+        let own = host.iter().filter(|at| self.subnet.contains(*at));
+        let host: BTreeSet<u128> = own.map(|at| number(*at)).collect();
+        if host != self.host {
+            self.host = host;
+            // One that it had may be free again.
+            self.hint = self.given.0;
+        }
     }
 
     /// Gives an address away: the one that is wanted, else the first free one. Answers also with
@@ -132,6 +147,7 @@ impl Range {
         }
         match self.taken.get(&wanted_number) {
             Some(taker) => Err(Refusal::Taken(taker.clone())),
+            None if self.host.contains(&wanted_number) => Err(Refusal::Taken(Taker::Host)),
             None => Ok(wanted_number),
         }
     }
@@ -142,7 +158,7 @@ impl Range {
         let mut resting = None;
         let mut at = self.hint;
         while at <= self.given.1 {
-            if self.taken.contains_key(&at) {
+            if self.taken.contains_key(&at) || self.host.contains(&at) {
                 // What is passed over for resting only stays within reach of the hint.
                 if at == self.hint {
                     self.hint = at.saturating_add(1);
@@ -231,6 +247,19 @@ mod tests {
         }
         assert!(!range.keep(ip("10.0.0.9"), key("c")));
         assert!(range.keep(ip("10.0.0.10"), key("c")));
+    }
+
+    #[test]
+    fn addresses_of_the_host_are_not_given() {
+        let mut range = Range::new(&subnet("10.0.0.0/29", "10.0.0.1", None));
+        let host = ["10.0.0.1", "10.0.0.2", "10.0.9.4", "::a00:5"].map(ip);
+        range.keep_from(&host);
+        assert_eq!(range.claim(None, key("a")), Ok((ip("10.0.0.4"), None)));
+        let mut refused = |text: &str| range.claim(Some(ip(text)), key("b")).unwrap_err();
+        assert_eq!(refused("10.0.0.2"), Refusal::Taken(Taker::Host));
+        assert_eq!(refused("10.0.0.1"), Refusal::Taken(Taker::Gateway));
+        range.keep_from(&[]);
+        assert_eq!(range.claim(None, key("b")), Ok((ip("10.0.0.2"), None)));
     }
 
     #[test]

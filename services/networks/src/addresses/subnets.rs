@@ -73,6 +73,14 @@ fn choose_from(pool: &AddressPool, v6: bool, taken: &[IpNet]) -> Option<IpNet> {
 /// # Errors
 /// `InvalidArgument` for what does not fit together.
 pub(crate) fn checked(new: &NewSubnet, subnet: IpNet) -> Result<Subnet> {
+    checked_beside(new, subnet, &[])
+}
+
+/// [`checked`], where none of these addresses is chosen for the gateway.
+///
+/// # Errors
+/// As [`checked`].
+pub(crate) fn checked_beside(new: &NewSubnet, subnet: IpNet, others: &[IpAddr]) -> Result<Subnet> {
     if subnet.trunc() != subnet {
         return refuse(format!("invalid subnet {subnet}: it should be {}", subnet.trunc()));
     }
@@ -100,7 +108,7 @@ pub(crate) fn checked(new: &NewSubnet, subnet: IpNet) -> Result<Subnet> {
     };
     let gateway = match new.gateway {
         Some(gateway) => gateway,
-        None => first_free(subnet, new),
+        None => first_free(subnet, new, others),
     };
     check("gateway", gateway)?;
     for (what, reserved) in &new.reserved {
@@ -114,15 +122,16 @@ fn refuse<T>(why: String) -> Result<T> {
     Err(Error::invalid_argument(why))
 }
 
-/// The first address that an interface may have and that is not reserved; of a subnet whose
-/// containers get theirs from a part of it, the first one of that part.
-fn first_free(subnet: IpNet, new: &NewSubnet) -> IpAddr {
+/// The first address that an interface may have and that is neither reserved nor one of the others;
+/// of a subnet whose containers get theirs from a part of it, the first one of that part.
+fn first_free(subnet: IpNet, new: &NewSubnet, others: &[IpAddr]) -> IpAddr {
     let (first, last) = usable(subnet);
     let first = new.ip_range.map_or(first, |part| first.max(number(part.network())));
     let v6 = subnet.addr().is_ipv6();
-    let reserved: BTreeSet<u128> = new.reserved.values().map(|at| number(*at)).collect();
+    let taken = new.reserved.values().chain(others).filter(|at| at.is_ipv6() == v6);
+    let taken: BTreeSet<u128> = taken.map(|at| number(*at)).collect();
     let mut at = first;
-    while at < last && reserved.contains(&at) {
+    while at < last && taken.contains(&at) {
         at += 1;
     }
     address(at, v6)
@@ -195,6 +204,9 @@ mod tests {
         assert_eq!(of(&new, "10.0.0.0/24"), Some("10.0.0.2".parse().unwrap()));
         new.ip_range = Some(net("10.0.0.128/25"));
         assert_eq!(of(&new, "10.0.0.0/24"), Some("10.0.0.128".parse().unwrap()));
+        let host = ["10.0.0.1", "::2", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let beside = checked_beside(&NewSubnet::default(), net("10.0.0.0/24"), &host).unwrap();
+        assert_eq!(beside.gateway, Some("10.0.0.3".parse().unwrap()));
     }
 
     #[test]

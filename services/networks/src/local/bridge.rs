@@ -88,21 +88,27 @@ fn prepare(
             netlink.delete_address(index, *address)?;
         }
     }
+    match config.forwarding && !network.internal {
+        true => forward(netlink, [v4, v6]),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// Lets packets of IPv4, and of IPv6, through the host. Answers with what users should know.
+pub(super) fn forward(netlink: &Netlink, [v4, v6]: [bool; 2]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    if config.forwarding && !network.internal {
-        if v4 {
-            sysctl::forward_ipv4()?;
-        }
-        if v6 {
-            let learning = sysctl::forward_ipv6(netlink)?;
-            warnings.extend(learning.iter().map(|name| {
-                format!(
-                    "IPv6 does not leave the host: it has a default route by {name} from a router \
-                     that announces itself, which it would lose if it forwarded packets; set \
-                     net.ipv6.conf.{name}.accept_ra=2 and net.ipv6.conf.all.forwarding=1"
-                )
-            }));
-        }
+    if v4 {
+        sysctl::forward_ipv4()?;
+    }
+    if v6 {
+        let learning = sysctl::forward_ipv6(netlink)?;
+        warnings.extend(learning.iter().map(|name| {
+            format!(
+                "IPv6 does not leave the host: it has a default route by {name} from a router \
+                 that announces itself, which it would lose if it forwarded packets; set \
+                 net.ipv6.conf.{name}.accept_ra=2 and net.ipv6.conf.all.forwarding=1"
+            )
+        }));
     }
     Ok(warnings)
 }
@@ -124,6 +130,13 @@ pub(super) fn addresses(network: &Network, settings: &Settings) -> Vec<IpNet> {
     addresses.collect()
 }
 
+/// Takes these addresses from a bridge that stays, if it is there, and their routes with them.
+pub(super) fn take_addresses(name: &str, addresses: &[IpNet]) -> Result<()> {
+    let netlink = Netlink::open()?;
+    let Some(link) = netlink.link(name)? else { return Ok(()) };
+    addresses.iter().try_for_each(|address| netlink.delete_address(link.index, *address))
+}
+
 /// The MAC address of a bridge: the same one whenever it is made, as containers remember it.
 fn mac(id: &str) -> Mac {
     let byte = |at: usize| id.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
@@ -138,6 +151,10 @@ pub(super) struct HostAddresses {
     own: Vec<IpNet>,
     /// What it has routes to.
     routed: Vec<IpNet>,
+    /// Its own addresses.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Those of the interface that is left out.
+    pub(super) left_out: Vec<IpNet>,
 }
 
 impl HostAddresses {
@@ -155,9 +172,14 @@ impl HostAddresses {
                 read.routed.push(route.net);
             }
         }
-        let addresses = netlink.addresses()?.into_iter();
-        let others = addresses.filter(|(index, _)| Some(*index) != without);
-        read.own.extend(others.map(|(_, address)| address.trunc()));
+        for (index, address) in netlink.addresses()? {
+            if Some(index) == without {
+                read.left_out.push(address);
+            } else {
+                read.own.push(address.trunc());
+                read.addresses.push(address.addr());
+            }
+        }
         let servers = HostResolver::read(&config.resolv_conf)?.servers;
         let servers = servers.iter().filter_map(|text| text.parse::<IpAddr>().ok());
         read.own.extend(servers.map(IpNet::from));
@@ -211,8 +233,11 @@ mod tests {
     #[test]
     fn subnets_of_the_host_are_refused() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let host =
-            HostAddresses { own: vec![net("192.0.2.0/24")], routed: vec![net("10.0.0.0/8")] };
+        let host = HostAddresses {
+            own: vec![net("192.0.2.0/24")],
+            routed: vec![net("10.0.0.0/8")],
+            ..HostAddresses::default()
+        };
         assert_eq!(host.check(net("172.18.0.0/24")).unwrap(), None);
         assert!(host.check(net("10.1.0.0/16")).unwrap().is_some());
         for refused in ["192.0.2.0/25", "192.0.0.0/16", "10.0.0.0/8", "10.0.0.0/7"] {
@@ -228,7 +253,8 @@ mod tests {
         let pools = pools.map(|base| AddressPool { base: net(base), size: 24 });
         let chosen = |own: &[&str], routed: &[&str]| {
             let nets = |all: &[&str]| -> Vec<_> { all.iter().map(|text| net(text)).collect() };
-            let host = HostAddresses { own: nets(own), routed: nets(routed) };
+            let (own, routed) = (nets(own), nets(routed));
+            let host = HostAddresses { own, routed, ..HostAddresses::default() };
             let subnet = host.choose(&pools, false, &[net("172.18.0.0/24")]);
             subnet.map(|subnet| (subnet.to_string(), host.warning(subnet).is_some()))
         };

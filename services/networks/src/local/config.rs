@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use gantry_core::{Error, Result};
 use ipnet::IpNet;
 
+use super::options::{check_mtu, is_short};
 use crate::addresses::AddressPool;
 use crate::netlink::is_interface_name;
 
@@ -75,7 +76,13 @@ impl NetworkConfig {
             return Err(Error::invalid_argument("the default network's subnet is one of IPv4"));
         }
         if let Some(mtu) = self.mtu {
-            super::options::check_mtu(mtu)?;
+            check_mtu(mtu)?;
+            if self.bridge_ipv6 && is_short(mtu) {
+                return Err(Error::invalid_argument(format!(
+                    "the default network can't have IPv6 with an MTU of {mtu}: IPv6 needs one of \
+                     1280 or more"
+                )));
+            }
         }
         self.pools.iter().try_for_each(AddressPool::validate)
     }
@@ -123,6 +130,9 @@ mod tests {
         let subnet = Some("10.1.0.0/24".parse().unwrap());
         let config = NetworkConfig { bridge_subnet: subnet, ..config };
         assert_eq!(config.bridge_pools().len(), 1);
-        assert!(NetworkConfig { bridge: "a/b".into(), ..config }.validate().is_err());
+        assert!(NetworkConfig { bridge: "a/b".into(), ..config.clone() }.validate().is_err());
+        let config = NetworkConfig { mtu: Some(1200), ..config };
+        config.validate().unwrap();
+        assert!(NetworkConfig { bridge_ipv6: true, ..config }.validate().is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Networks come and go.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gantry_core::db::{Durability, blocking, write};
@@ -7,16 +8,19 @@ use gantry_core::networks::{BRIDGE, Driver, HOST, NONE, Network, NewNetwork, New
 use gantry_core::{Error, Namespace, Result, Timestamp, faults, labels};
 use ipnet::IpNet;
 
-use super::bridge::HostAddresses;
+use super::bridge::{self, HostAddresses};
 use super::inner::Inner;
 use super::memory::{Known, Memory, Phase};
 use super::options::{self, Settings};
 use super::predefined::{exhausted, new_id, pools6, taken};
 use super::records::{NETWORKS, NetworkRecord};
-use crate::addresses::{checked, overlap};
+use crate::addresses::{checked, checked_beside, overlap};
 use crate::netlink::Netlink;
 use crate::nft::Change;
 use crate::ports::has_ipv6;
+
+/// Longest name, in bytes.
+const LONGEST: usize = 255;
 
 /// A network to make, as far as it can be checked without looking at the host.
 struct Wish {
@@ -25,6 +29,8 @@ struct Wish {
     settings: Settings,
     /// What is asked of its IPv4, and of its IPv6, where it has them.
     kinds: [Option<NewSubnet>; 2],
+    /// What users should know.
+    warnings: Vec<String>,
 }
 
 impl Inner {
@@ -35,7 +41,7 @@ impl Inner {
     ) -> Result<(Network, Vec<String>)> {
         let name = new.name.clone();
         let failed = |err: Error| err.about("network", &name);
-        let wish = check(new).map_err(failed)?;
+        let wish = check(new, self.config.mtu).map_err(failed)?;
         self.firewall().map_err(failed)?;
         let this = Arc::clone(self);
         let owner = namespace.clone();
@@ -66,7 +72,7 @@ impl Inner {
     }
 
     /// Gives a network that is about to come its name and its subnets. It blocks.
-    fn begin(&self, namespace: &Namespace, wish: Wish) -> Result<(NetworkRecord, Vec<String>)> {
+    fn begin(&self, namespace: &Namespace, mut wish: Wish) -> Result<(NetworkRecord, Vec<String>)> {
         let id = new_id();
         let (interface, adopted) = interface(&id, &wish)?;
         let own = (wish.driver == Driver::Bridge).then_some(interface.as_str());
@@ -75,12 +81,17 @@ impl Inner {
         let mut memory = self.memory();
         check_free(&memory, namespace, &wish, &interface)?;
         let others = taken(&memory, &id);
-        let (mut subnets, mut warnings) = (Vec::new(), Vec::new());
+        // What stands on an interface of the host's does not reach the host.
+        let beside: &[IpAddr] = match wish.driver {
+            Driver::Macvlan => &host.addresses,
+            _ => &[],
+        };
+        let (mut subnets, mut warnings) = (Vec::new(), std::mem::take(&mut wish.warnings));
         for v6 in [false, true] {
             let Some(new) = &wish.kinds[usize::from(v6)] else { continue };
             let subnet = match new.subnet {
                 Some(subnet) => {
-                    let subnet = checked(new, subnet)?;
+                    let subnet = checked_beside(new, subnet, beside)?;
                     check_subnet(subnet.subnet, &others)?;
                     if wish.driver == Driver::Bridge {
                         warnings.extend(host.check(subnet.subnet)?);
@@ -96,13 +107,19 @@ impl Inner {
                     };
                     let subnet = host.choose(&pools, v6, &taken).ok_or_else(exhausted)?;
                     warnings.extend(host.warning(subnet));
-                    checked(new, subnet)?
+                    checked_beside(new, subnet, beside)?
                 }
             };
             subnets.push(subnet);
         }
+        let settings = wish.settings.clone();
         let network = network(id, wish, subnets, interface);
-        let record = NetworkRecord { network, adopted };
+        let mut added = Vec::new();
+        if adopted && network.driver == Driver::Bridge {
+            added = bridge::addresses(&network, &settings);
+            added.retain(|address| !host.left_out.contains(address));
+        }
+        let record = NetworkRecord { network, adopted, added };
         let known = Known::new(Some(namespace.clone()), record.clone(), Phase::Making);
         memory.networks.insert(known.id().to_owned(), known);
         Ok((record, warnings))
@@ -171,14 +188,16 @@ impl Inner {
             if self.asserted.initialized() {
                 self.change_rules(&[Change::RemoveBridge(network.id.clone())]).await?;
             }
-            if !record.adopted {
-                let name = network.interface.clone();
-                blocking(move || {
-                    let delete = || Netlink::open()?.delete_link(&name);
-                    faults::around("delete a bridge", delete)
-                })
-                .await?;
-            }
+            let (name, adopted) = (network.interface.clone(), record.adopted);
+            let added = record.added.clone();
+            blocking(move || {
+                let delete = || match adopted {
+                    true => bridge::take_addresses(&name, &added),
+                    false => Netlink::open()?.delete_link(&name),
+                };
+                faults::around("delete a bridge", delete)
+            })
+            .await?;
         }
         let owner = {
             let mut memory = self.memory();
@@ -196,8 +215,8 @@ impl Inner {
     }
 }
 
-/// Checks a network to make by itself.
-fn check(mut new: NewNetwork) -> Result<Wish> {
+/// Checks a network to make by itself; `mtu` is that of bridges that do not say.
+fn check(mut new: NewNetwork, mtu: Option<u32>) -> Result<Wish> {
     check_name(&new.name)?;
     let driver = match new.driver.as_str() {
         "" | "bridge" => Driver::Bridge,
@@ -229,12 +248,25 @@ fn check(mut new: NewNetwork) -> Result<Wish> {
             "a macvlan network needs an interface of the host to stand on: -o parent=eth0",
         ));
     }
-    let kinds = kinds(&new, driver)?;
-    Ok(Wish { new, driver, settings, kinds })
+    let mtu = settings.mtu.or(mtu.filter(|_| driver == Driver::Bridge));
+    let short = mtu.filter(|mtu| options::is_short(*mtu));
+    let kinds = kinds(&new, driver, short)?;
+    let mut warnings = Vec::new();
+    if let Some(mtu) = short
+        && driver == Driver::Bridge
+        && new.ipv6.is_none()
+        && has_ipv6()
+    {
+        warnings.push(format!(
+            "the network has no IPv6, which needs an MTU of 1280 or more: it is {mtu}"
+        ));
+    }
+    Ok(Wish { new, driver, settings, kinds, warnings })
 }
 
-/// What is asked of each kind of addresses.
-fn kinds(new: &NewNetwork, driver: Driver) -> Result<[Option<NewSubnet>; 2]> {
+/// What is asked of each kind of addresses. `short` is the length of packets, when that is too
+/// short for IPv6.
+fn kinds(new: &NewNetwork, driver: Driver, short: Option<u32>) -> Result<[Option<NewSubnet>; 2]> {
     let mut asked: [Option<NewSubnet>; 2] = [None, None];
     for subnet in &new.subnets {
         let parts = subnet.gateway.is_some() || subnet.ip_range.is_some();
@@ -256,7 +288,7 @@ fn kinds(new: &NewNetwork, driver: Driver) -> Result<[Option<NewSubnet>; 2]> {
         *kind = Some(subnet.clone());
     }
     // What a router of the network outside knows is for the user to say.
-    let usual = [true, driver == Driver::Bridge && has_ipv6()];
+    let usual = [true, driver == Driver::Bridge && has_ipv6() && short.is_none()];
     let [ipv4, ipv6] = [(new.ipv4, 0), (new.ipv6, 1)].map(|(wanted, kind)| match &asked[kind] {
         None => wanted.unwrap_or(usual[kind]).then(NewSubnet::default),
         Some(subnet) => wanted.unwrap_or(true).then(|| subnet.clone()),
@@ -275,6 +307,11 @@ fn kinds(new: &NewNetwork, driver: Driver) -> Result<[Option<NewSubnet>; 2]> {
     if ipv6.is_some() && !has_ipv6() {
         return Err(Error::failed_precondition("the kernel of this host has no IPv6"));
     }
+    if let (Some(mtu), Some(_)) = (short, &ipv6) {
+        return Err(Error::invalid_argument(format!(
+            "IPv6 needs an MTU of 1280 or more, and not {mtu}: use --ipv6=false"
+        )));
+    }
     Ok([ipv4, ipv6])
 }
 
@@ -282,8 +319,14 @@ fn kinds(new: &NewNetwork, driver: Driver) -> Result<[Option<NewSubnet>; 2]> {
 fn check_name(name: &str) -> Result<()> {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if !first || !rest || name.len() > 255 {
-        let shown: String = name.chars().take(64).collect();
+    let shown: String = name.chars().take(64).collect();
+    if name.len() > LONGEST {
+        return Err(Error::invalid_argument(format!(
+            "invalid network name {shown:?}...: it has {} bytes, and {LONGEST} at most are allowed",
+            name.len()
+        )));
+    }
+    if !first || !rest {
         return Err(Error::invalid_argument(format!(
             "invalid network name {shown:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )));
@@ -303,13 +346,17 @@ fn interface(id: &str, wish: &Wish) -> Result<(String, bool)> {
         if !netlink.has_kind("macvlan")? {
             return Err(Error::unimplemented("the kernel of this host has no macvlan"));
         }
-        if netlink.link(parent)?.is_none() {
-            return Err(Error::failed_precondition(format!(
+        let refuse = |why: String| Err(Error::failed_precondition(why));
+        return match netlink.link(parent)? {
+            None => refuse(format!(
                 "the host has no interface {parent} for a macvlan network to stand on; one of a \
                  VLAN is made so: ip link add link eth0 name eth0.50 type vlan id 50"
-            )));
-        }
-        return Ok((parent.clone(), true));
+            )),
+            Some(link) if link.loopback => {
+                refuse(format!("a macvlan network can't stand on the loopback interface {parent}"))
+            }
+            Some(_) => Ok((parent.clone(), true)),
+        };
     }
     let Some(name) = &wish.settings.bridge else {
         return Ok((format!("br-{}", short(id)), false));
@@ -382,6 +429,10 @@ mod tests {
 
     use super::*;
 
+    fn check(new: NewNetwork) -> Result<Wish> {
+        super::check(new, None)
+    }
+
     fn new(name: &str) -> NewNetwork {
         NewNetwork { name: name.to_owned(), ..NewNetwork::default() }
     }
@@ -396,6 +447,9 @@ mod tests {
             let err = check(new(bad)).err().unwrap();
             assert_eq!(err.kind(), Kind::InvalidArgument, "{bad}");
         }
+        let err = check(new(&"a".repeat(256))).err().unwrap();
+        let said = "it has 256 bytes, and 255 at most are allowed";
+        assert!(err.to_string().ends_with(said), "{err}");
         let of = |driver: &str| {
             let wish = check(NewNetwork { driver: driver.to_owned(), ..new("n") });
             wish.map(|wish| wish.driver).map_err(|err| err.kind())
@@ -423,6 +477,23 @@ mod tests {
         assert!(of(NewNetwork { subnets: vec![without], ..ipv4.clone() }).is_err());
         let bad = vec![subnet("10.0.0.1/24")];
         assert!(of(NewNetwork { subnets: bad, ..ipv4 }).is_err());
+    }
+
+    #[test]
+    fn ipv6_needs_long_packets() {
+        let of = |mtu: &str, usual: Option<u32>, ipv6: Option<bool>| {
+            let options = [("mtu".to_owned(), mtu.to_owned())].into();
+            let wish = super::check(NewNetwork { options, ipv6, ..new("n") }, usual);
+            wish.map(|wish| (wish.kinds[1].is_some(), wish.warnings.len()))
+        };
+        let warned = usize::from(has_ipv6());
+        assert_eq!(of("1280", Some(1200), None).unwrap(), (has_ipv6(), 0));
+        assert_eq!(of("1279", None, None).unwrap(), (false, warned));
+        assert_eq!(of("0", Some(1200), None).unwrap(), (false, warned));
+        assert_eq!(of("1200", None, Some(false)).unwrap(), (false, 0));
+        assert!(of("1200", None, Some(true)).is_err());
+        let given = NewNetwork { subnets: vec![subnet("fd00::/64")], ..new("n") };
+        assert!(super::check(given, Some(1200)).is_err());
     }
 
     #[test]

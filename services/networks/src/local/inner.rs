@@ -1,6 +1,7 @@
 //! What all calls share.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,8 @@ impl Inner {
         }
         let mut memory = Memory::default();
         for network in predefined::installation(&config, &*db)?.predefined {
-            let record = super::records::NetworkRecord { network, adopted: false };
+            let (adopted, added) = (false, Vec::new());
+            let record = super::records::NetworkRecord { network, adopted, added };
             let known = Known::new(None, record, Phase::Ready);
             memory.networks.insert(known.id().to_owned(), known);
         }
@@ -234,19 +236,31 @@ impl Inner {
         self.stale.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What becomes of packets to a port of the host.
-    pub(super) async fn explain(&self, port: u16, protocol: Protocol) -> Result<Explanation> {
+    /// What becomes of packets to a port of the host, at this address if there is one.
+    pub(super) async fn explain(
+        &self,
+        address: Option<IpAddr>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<Explanation> {
+        let is_meant = |host: IpAddr| {
+            address.is_none_or(|at| {
+                let any = host.is_unspecified() || at.is_unspecified();
+                host == at || any && host.is_ipv6() == at.is_ipv6()
+            })
+        };
         let published: Vec<_> = {
             let ports = self.ports();
             let of_number = ports.of(protocol, port).iter();
+            let of_number = of_number.filter(|(port, _)| is_meant(port.host_ip));
             of_number.map(|(port, (_, container))| (port.clone(), container.clone())).collect()
         };
         let listener = match published.is_empty() {
-            true => blocking(move || Ok(listener(protocol, port))).await?,
+            true => blocking(move || Ok(listener(protocol, port, address))).await?,
             false => None,
         };
         let explained = match &self.firewall {
-            Ok(firewall) => firewall.explain(port, protocol).await?,
+            Ok(firewall) => firewall.explain(address, port, protocol).await?,
             Err(_) => Explained { chains: Vec::new(), passes: [true; 2] },
         };
         let awaited = |v6: bool| {
@@ -255,7 +269,8 @@ impl Inner {
                 || listener.as_ref().is_some_and(|listener| listener.kinds[usize::from(v6)])
         };
         let mut kinds = [false, true].into_iter();
-        let reachable = kinds.any(|v6| awaited(v6) && explained.passes[usize::from(v6)]);
+        let local = address.is_some_and(|at| at.is_loopback());
+        let reachable = !local && kinds.any(|v6| awaited(v6) && explained.passes[usize::from(v6)]);
         let listener = listener.map(|listener| listener.name).unwrap_or_default();
         Ok(Explanation { published, chains: explained.chains, reachable, listener })
     }

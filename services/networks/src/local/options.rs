@@ -236,6 +236,11 @@ fn sysctl(key: &str, setting: &str) -> Result<(String, String)> {
     }
 }
 
+/// Whether an interface with packets of that length can't have IPv6 (RFC 8200, section 5).
+pub(super) fn is_short(mtu: u32) -> bool {
+    mtu > 0 && mtu < 1280
+}
+
 /// Refuses a length of packets that no interface has; 0 is for the default.
 pub(super) fn check_mtu(mtu: u32) -> Result<()> {
     // The least that IPv4 works with, and the most that an interface has.

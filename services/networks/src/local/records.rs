@@ -2,7 +2,7 @@
 
 use gantry_core::db::Table;
 use gantry_core::networks::{self, Attachment, DnsWish, Endpoint, Member, Network, Published};
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// Networks that were made, by ID.
@@ -19,9 +19,12 @@ pub(super) const INSTALLATION_KEY: &str = "this";
 pub(super) struct NetworkRecord {
     /// As clients see it.
     pub(super) network: Network,
-    /// Its bridge was there before it, and stays after it.
+    /// Its interface was there before it, and stays after it.
     #[serde(default)]
     pub(super) adopted: bool,
+    /// Addresses that such a bridge has for it alone, and loses with it.
+    #[serde(default)]
+    pub(super) added: Vec<IpNet>,
 }
 
 /// What is the same for all namespaces.

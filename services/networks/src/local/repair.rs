@@ -80,12 +80,34 @@ impl Inner {
 
     /// Brings links in order.
     pub(super) async fn repair(self: &Arc<Self>) -> Result<()> {
+        self.forward_again().await;
         let mut seen = blocking(Seen::look).await?;
         if self.repair_bridges(&seen).await {
             seen = blocking(Seen::look).await?;
         }
         self.repair_ends(&seen).await;
         self.sweep(&seen).await
+    }
+
+    /// Has the kernel forward packets again, where a network needs it and the daemon may.
+    async fn forward_again(&self) {
+        let mut kinds = [false; 2];
+        {
+            let memory = self.memory();
+            let made = memory.networks.values().filter(|known| known.index.is_some());
+            for known in made.filter(|known| known.is_bridge()) {
+                let network = &known.record.network;
+                kinds[0] |= !network.internal && network.ipv4().is_some();
+                kinds[1] |= !network.internal && network.ipv6().is_some();
+            }
+        }
+        if !self.config.forwarding || kinds == [false; 2] {
+            return;
+        }
+        // What it answers with was told to who made the networks.
+        if let Err(err) = blocking(move || bridge::forward(&Netlink::open()?, kinds)).await {
+            tracing::warn!(error = %err, "let the kernel forward packets");
+        }
     }
 
     /// Makes bridges again that are not as they are to be; whether there were any.
@@ -339,6 +361,8 @@ async fn follow_rules(networks: &Weak<Inner>) -> Result<()> {
             let Some(inner) = networks.upgrade() else { return Ok(()) };
             if inner.asserted.initialized() && inner.firewall()?.repair().await? {
                 tracing::info!("somebody else changed the firewall: it is whole again");
+                // Who did that may have stopped forwarding as well.
+                inner.forward_again().await;
             }
         }
         watch.changed().await?;

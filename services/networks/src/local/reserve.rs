@@ -19,7 +19,7 @@ use super::records::MemberRecord;
 use super::resolver::{dns_names, files, servers};
 use crate::addresses::{Key, Refusal, Taker, mac};
 use crate::names::{Servers, check_name};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, shown_mac};
 use crate::ports::{Taken, take};
 
 impl Inner {
@@ -86,12 +86,13 @@ impl Inner {
     /// Gives a container addresses in these networks, beside those that it has; all or none. It
     /// blocks.
     pub(super) fn reserve_places(&self, key: &Key, wished: &[Attachment]) -> Result<()> {
+        let host = self.host_addresses(wished)?;
         let mut old = Vec::new();
         {
             let mut memory = self.memory();
             let mut new: Vec<Endpoint> = Vec::new();
             for attachment in wished {
-                match place(&mut memory, key, attachment, &new, &mut old) {
+                match place(&mut memory, key, attachment, &new, &host, &mut old) {
                     Ok(endpoint) => new.push(endpoint),
                     Err(err) => {
                         for endpoint in &new {
@@ -111,6 +112,21 @@ impl Inner {
             Netlink::open()?.delete_link(&interface)?;
         }
         Ok(())
+    }
+
+    /// The host's own addresses, where one of these networks is on an interface that is not ours
+    /// alone. It blocks then.
+    fn host_addresses(&self, wished: &[Attachment]) -> Result<Vec<IpAddr>> {
+        let beside = {
+            let memory = self.memory();
+            let mut known = wished.iter().filter_map(|at| memory.networks.get(&at.network));
+            known.any(|known| known.record.adopted)
+        };
+        if !beside {
+            return Ok(Vec::new());
+        }
+        let all = Netlink::open()?.addresses()?;
+        Ok(all.into_iter().map(|(_, address)| address.addr()).collect())
     }
 
     /// Takes ports of the host's for a container. It blocks.
@@ -200,13 +216,14 @@ fn check_attachment(known: &Known, attachment: &Attachment) -> Result<()> {
     Ok(())
 }
 
-/// Gives a container its place in a network. `others` are its new places so far; `old` gets the
-/// interfaces of those who had its addresses a moment ago.
+/// Gives a container its place in a network. `others` are its new places so far, `host` the host's
+/// own addresses; `old` gets the interfaces of those who had its addresses a moment ago.
 fn place(
     memory: &mut Memory,
     key: &Key,
     attachment: &Attachment,
     others: &[Endpoint],
+    host: &[IpAddr],
     old: &mut Vec<String>,
 ) -> Result<Endpoint> {
     let wanted = wanted(attachment)?;
@@ -214,17 +231,22 @@ fn place(
     let has = present.record.endpoints.iter().chain(others);
     let used: Vec<_> = has.map(|endpoint| endpoint.interface.clone()).collect();
     let dns_names = dns_names(&present.record, &key.1, &attachment.aliases);
+    check_mac(memory, key, attachment)?;
     let known = memory.known(&attachment.network)?;
     if known.phase != Phase::Ready {
         return Err(not_found(known.name()));
     }
     let network = known.record.network.clone();
     let interface = interface_name(known, wanted, &used)?;
+    let adopted = known.record.adopted;
     let mut claimed = [None, None];
     for (v6, fixed) in
         [(false, attachment.ipv4.map(IpAddr::from)), (true, attachment.ipv6.map(IpAddr::from))]
     {
         let Some(range) = known.range(v6) else { continue };
+        if adopted {
+            range.keep_from(host);
+        }
         match range.claim(fixed, key.clone()) {
             Ok((address, last)) => {
                 claimed[usize::from(v6)] = Some(address);
@@ -237,7 +259,7 @@ fn place(
                         range.release(address, key, None);
                     }
                 }
-                return Err(refused(memory, &network.name, fixed, refusal));
+                return Err(refused(memory, &network, v6, fixed, refusal));
             }
         }
     }
@@ -318,11 +340,23 @@ fn interface_name(known: &Known, wanted: Wanted, used: &[String]) -> Result<Stri
 }
 
 /// Why a container does not get an address.
-fn refused(memory: &Memory, network: &str, fixed: Option<IpAddr>, refusal: Refusal) -> Error {
+fn refused(
+    memory: &Memory,
+    network: &Network,
+    v6: bool,
+    fixed: Option<IpAddr>,
+    refusal: Refusal,
+) -> Error {
+    let subnet = if v6 { network.ipv6() } else { network.ipv4() };
+    let all = match subnet.and_then(|subnet| subnet.ip_range) {
+        Some(part) => format!("ip-range {part}"),
+        None => "subnet".to_owned(),
+    };
+    let network = &network.name;
     let address = fixed.map(|address| address.to_string()).unwrap_or_default();
     match refusal {
         Refusal::Full => Error::resource_exhausted(format!(
-            "no available IP addresses in network {network}: all of its subnet are taken"
+            "no available IP addresses in network {network}: all of its {all} are taken"
         )),
         Refusal::Outside => Error::invalid_argument(format!(
             "no configured subnet or ip-range of network {network} contains the IP address \
@@ -331,6 +365,7 @@ fn refused(memory: &Memory, network: &str, fixed: Option<IpAddr>, refusal: Refus
         Refusal::Taken(taker) => {
             let who = match taker {
                 Taker::Gateway => "the gateway has it".to_owned(),
+                Taker::Host => "the host has it".to_owned(),
                 Taker::Reserved(what) => format!("it is reserved for {what}"),
                 Taker::Container(key) => format!("container {} has it", memory.name_of(&key)),
             };
@@ -338,6 +373,33 @@ fn refused(memory: &Memory, network: &str, fixed: Option<IpAddr>, refusal: Refus
                 "Address already in use: {address} of network {network}: {who}"
             ))
         }
+    }
+}
+
+/// Refuses a wished MAC address that another container has in the same network, or in another one
+/// on the same interface.
+fn check_mac(memory: &Memory, key: &Key, attachment: &Attachment) -> Result<()> {
+    let (Some(mac), Some(known)) = (attachment.mac, memory.networks.get(&attachment.network))
+    else {
+        return Ok(());
+    };
+    let network = &known.record.network;
+    let beside = |endpoint: &Endpoint| {
+        let known = memory.networks.get(&endpoint.network);
+        known.is_some_and(|known| known.record.network.interface == network.interface)
+    };
+    let has = |present: &Present| {
+        present.record.endpoints.iter().any(|endpoint| endpoint.mac == mac && beside(endpoint))
+    };
+    let holder = memory.members.iter().find(|(other, present)| *other != key && has(present));
+    match holder {
+        Some((_, present)) => Err(Error::failed_precondition(format!(
+            "MAC address already in use: {} of network {}: container {} has it",
+            shown_mac(mac),
+            network.name,
+            present.record.name
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -126,7 +126,10 @@ fn plan_interface(plan: &mut Plan, interface: &Interface, link: &Link) {
     }
     // An address of IPv6 that comes first would be looked for elsewhere when the interface
     // comes up, whatever it is said.
-    plan.add(links::change(link.index, Some(true)), format!("set {name} up"));
+    let own = link
+        .mac
+        .map_or_else(String::new, |mac| format!(" with the MAC address {}", super::shown_mac(mac)));
+    plan.add(links::change(link.index, Some(true)), format!("set {name} up{own}"));
     for address in &interface.addresses {
         let purpose = format!("give {name} the address {address}");
         plan.add(added(link.index, *address), purpose);
@@ -141,10 +144,10 @@ fn settings(interface: &Interface) -> Result<()> {
     if !sysctl::has_ipv6() {
         return Ok(());
     }
-    let of = |setting: &str| format!("net/ipv6/conf/{name}/{setting}");
     if !interface.ipv6 {
-        return sysctl::set_sysctl(&of("disable_ipv6"), "1");
+        return sysctl::disable_ipv6(name);
     }
+    let of = |setting: &str| format!("net/ipv6/conf/{name}/{setting}");
     let believe = if interface.router_advertisements { "1" } else { "0" };
     sysctl::set_sysctl(&of("accept_ra"), believe)?;
     sysctl::set_sysctl(&of("disable_ipv6"), "0")?;

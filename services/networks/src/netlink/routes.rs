@@ -67,6 +67,8 @@ impl Netlink {
         let mut message = Message::new(libc::RTM_DELADDR, ACK);
         message.fixed(&address_of(index, &address));
         put(&mut message, libc::IFA_LOCAL, address.addr());
+        // Without it the length of the prefix is not looked at.
+        put(&mut message, libc::IFA_ADDRESS, address.addr());
         let missing = [libc::EADDRNOTAVAIL, libc::ENODEV];
         let what = || format!("take the address {address} from interface {index}");
         self.one_or(message, &missing, what).map(drop)

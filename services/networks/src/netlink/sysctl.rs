@@ -84,6 +84,18 @@ pub(crate) fn forward_ipv6(netlink: &Netlink) -> Result<Vec<String>> {
     Ok(deaf)
 }
 
+/// Takes IPv6 from an interface, link-local addresses included. One whose packets are too short
+/// for it has neither IPv6 nor its settings.
+///
+/// # Errors
+/// As [`set_sysctl`].
+pub(crate) fn disable_ipv6(name: &str) -> Result<()> {
+    match set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        Err(err) if err.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
 /// Settings of a bridge of ours: 127.0.0.1 of the host may lead to its containers, and its
 /// containers are no routers of the host's. Without IPv6 it has not even a link-local address.
 ///
@@ -96,14 +108,15 @@ pub(crate) fn prepare_bridge(name: &str, ipv4: bool, ipv6: bool) -> Result<()> {
     if !has_ipv6() {
         return Ok(());
     }
-    let of = |setting: &str| format!("net/ipv6/conf/{name}/{setting}");
-    if ipv6 {
-        set_sysctl(&of("accept_ra"), "0")?;
-        // Until its link-local address is sure to be nobody else's the bridge would ask for no
-        // container: for two seconds nothing would be forwarded to the first ones.
-        set_sysctl(&of("accept_dad"), "0")?;
+    if !ipv6 {
+        return disable_ipv6(name);
     }
-    set_sysctl(&of("disable_ipv6"), if ipv6 { "0" } else { "1" })
+    let of = |setting: &str| format!("net/ipv6/conf/{name}/{setting}");
+    set_sysctl(&of("accept_ra"), "0")?;
+    // Until its link-local address is sure to be nobody else's the bridge would ask for no
+    // container: for two seconds nothing would be forwarded to the first ones.
+    set_sysctl(&of("accept_dad"), "0")?;
+    set_sysctl(&of("disable_ipv6"), "0")
 }
 
 #[cfg(test)]
@@ -141,6 +154,17 @@ mod tests {
                 assert_eq!(forward_ipv6(&netlink).unwrap(), Vec::<String>::new());
                 assert_eq!(value("net/ipv6/conf/all/forwarding").as_deref(), Some("1"));
             }
+        });
+    }
+
+    #[test]
+    fn a_bridge_of_short_packets_has_no_ipv6() {
+        elsewhere(|| {
+            let netlink = Netlink::open().unwrap();
+            netlink.add_bridge("br0", Some(1200), [2, 0, 0, 0, 0, 1]).unwrap();
+            prepare_bridge("br0", true, false).unwrap();
+            let localnet = sysctl("net/ipv4/conf/br0/route_localnet").unwrap();
+            assert_eq!(localnet.as_deref(), Some("1"));
         });
     }
 }

@@ -27,6 +27,7 @@ use super::elements::protocol_number;
 use super::rules::Rules;
 use super::wire::Layer;
 use crate::netlink::socket::Socket;
+use crate::netlink::sysctl::sysctl;
 
 const PREROUTING: u32 = libc::NF_INET_PRE_ROUTING as u32;
 const INPUT: u32 = libc::NF_INET_LOCAL_IN as u32;
@@ -43,7 +44,8 @@ pub(crate) struct Explained {
     pub(crate) passes: [bool; 2],
 }
 
-/// What the chains of all tables do with new connections from outside to this port.
+/// What the chains of all tables do with new connections from outside to this port, at this address
+/// if there is one.
 ///
 /// # Errors
 /// The kernel's.
@@ -51,17 +53,18 @@ pub(super) fn explain(
     socket: &Socket,
     table: &str,
     rules: &Rules,
-    port: u16,
-    protocol: Protocol,
+    (at, port, protocol): (Option<IpAddr>, u16, Protocol),
 ) -> Result<Explained> {
     let ruleset = Ruleset::read(socket)?;
     let bridges: Vec<&str> =
         rules.bridges.values().map(|bridge| bridge.interface.as_str()).collect();
     let mut walks = Vec::new();
-    for v6 in kinds(rules, port, protocol) {
+    let kinds = at.map_or_else(|| kinds(rules, port, protocol), |at| vec![at.is_ipv6()]);
+    let at = at.filter(|at| !at.is_unspecified());
+    for v6 in kinds {
         let mut packet = Packet::new(v6, protocol_number(protocol), Some(port));
         packet.iifname = Some(outside::interface(v6, &bridges));
-        let asked = destination(rules, port, protocol, v6);
+        let asked = at.or_else(|| destination(rules, port, protocol, v6));
         packet.destination = Some(asked.unwrap_or_else(|| outside::address(v6)));
         let mut walk = Walk { ruleset: &ruleset, table, rules, packet, explained: Vec::new() };
         walk.follow();
@@ -140,9 +143,35 @@ impl Walk<'_> {
             return;
         }
         self.packet.oifname = self.packet.destination.and_then(|address| self.bridge_of(address));
+        if !self.forwards() {
+            return;
+        }
         if !self.hook(FORWARD) {
             self.hook(POSTROUTING);
         }
+    }
+
+    /// Whether the kernel passes packets on at all. That it does not is told like a chain.
+    fn forwards(&mut self) -> bool {
+        let (family, path) = match self.packet.v6 {
+            true => (Layer::Ip6, "net/ipv6/conf/all/forwarding"),
+            false => (Layer::Ip, "net/ipv4/ip_forward"),
+        };
+        if !matches!(sysctl(path), Ok(Some(value)) if value == "0") {
+            return true;
+        }
+        let name = path.replace('/', ".");
+        self.explained.push(ExplainedChain {
+            family: family.as_str().to_owned(),
+            table: "kernel".to_owned(),
+            chain: "forwarding".to_owned(),
+            hook: hook_name(FORWARD).to_owned(),
+            priority: 0,
+            verdict: "drop".to_owned(),
+            reason: format!("{name} is 0"),
+            remedy: format!("sysctl -w {name}=1"),
+        });
+        false
     }
 
     /// The bridge of a container's address.

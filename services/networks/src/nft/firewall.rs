@@ -1,5 +1,6 @@
 //! The daemon's handle of the firewall.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
@@ -97,12 +98,17 @@ impl Firewall {
     }
 
     /// What the chains of all tables do with new connections from outside to a port of the
-    /// host.
+    /// host, at this address if there is one.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) async fn explain(&self, port: u16, protocol: Protocol) -> Result<Explained> {
-        self.ask(|reply| Request::Explain(port, protocol, reply)).await
+    pub(crate) async fn explain(
+        &self,
+        address: Option<IpAddr>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<Explained> {
+        self.ask(|reply| Request::Explain((address, port, protocol), reply)).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T> {
@@ -137,6 +143,7 @@ mod tests {
     use super::super::testing::{self, in_a_namespace, nft, run};
     use super::super::{dump, wire};
     use super::*;
+    use crate::netlink::sysctl::set_sysctl;
     use crate::nft::expression::{NETWORK, Verdict};
     use crate::nft::wire::{Layer, Position};
 
@@ -224,7 +231,7 @@ mod tests {
                 firewall.assert(&sample()).await.unwrap();
                 testing::send(vec![wire::delete_rule(Layer::Inet, (TABLE, "into"), None)]);
                 assert!(firewall.repair().await.unwrap());
-                let explained = firewall.explain(8080, Protocol::Tcp).await.unwrap();
+                let explained = firewall.explain(None, 8080, Protocol::Tcp).await.unwrap();
                 assert_eq!(explained.passes, [false, false]);
                 let mut chains = explained.chains.iter();
                 let ours = chains.find(|chain| chain.chain == "forward").unwrap();
@@ -251,7 +258,7 @@ mod tests {
                 let mut wanted = sample();
                 firewall.assert(&wanted).await.unwrap();
                 assert_eq!(rules(Layer::Ip, "filter").len(), 1);
-                let explained = firewall.explain(8080, Protocol::Tcp).await.unwrap();
+                let explained = firewall.explain(None, 8080, Protocol::Tcp).await.unwrap();
                 assert_eq!(explained.passes, [false, true]);
                 let mut chains = explained.chains.iter();
                 let other = chains.find(|chain| chain.chain == "FORWARD").unwrap();
@@ -268,7 +275,7 @@ mod tests {
                 let all = rules(Layer::Ip, "filter");
                 assert_eq!((all.len(), all[0].comment.as_str()), (5, "theirs"));
                 assert!(rules(Layer::Inet, "other").is_empty());
-                let explained = firewall.explain(8080, Protocol::Tcp).await.unwrap();
+                let explained = firewall.explain(None, 8080, Protocol::Tcp).await.unwrap();
                 assert_eq!(explained.passes, [true, true]);
                 testing::send(vec![wire::delete_rule(Layer::Ip, forward, None), block()]);
                 assert!(firewall.repair().await.unwrap());
@@ -303,7 +310,7 @@ mod tests {
                 wanted.ports.insert(port("0.0.0.0", 9090, "172.17.0.2", "a"));
                 wanted.ports.insert(port("::", 9090, "172.17.0.2", "a"));
                 firewall.assert(&wanted).await.unwrap();
-                let explained = firewall.explain(9090, Protocol::Tcp).await.unwrap();
+                let explained = firewall.explain(None, 9090, Protocol::Tcp).await.unwrap();
                 assert_eq!(explained.passes, [false, true]);
                 let reason = |table: &str, chain: &str| {
                     let mut chains = explained.chains.iter();
@@ -313,18 +320,49 @@ mod tests {
                 assert_eq!(reason("other", "forward"), "IPv4: policy drop");
                 assert_eq!(reason(TABLE, "input"), "IPv6: policy accept");
                 assert_eq!(reason(TABLE, "raw"), "policy accept");
-                let both = firewall.explain(8080, Protocol::Tcp).await.unwrap();
+                let both = firewall.explain(None, 8080, Protocol::Tcp).await.unwrap();
                 assert_eq!(both.passes, [false, false]);
                 assert!(both.chains.iter().all(|chain| chain.hook != "input"), "{both:#?}");
                 let place = (TABLE, POLICY_CHAIN);
                 let drops = verdict(Verdict::Drop);
                 let rule = wire::new_rule(Layer::Inet, place, Position::Last, &drops, "mine");
                 testing::send(vec![rule]);
-                let explained = firewall.explain(9090, Protocol::Tcp).await.unwrap();
+                let explained = firewall.explain(None, 9090, Protocol::Tcp).await.unwrap();
                 assert_eq!(explained.passes, [false, false]);
                 let mut chains = explained.chains.iter();
                 let asked = chains.find(|chain| chain.chain == "input").unwrap();
                 assert!(asked.reason.contains("mine"), "{asked:?}");
+            });
+        });
+    }
+
+    #[test]
+    fn a_host_that_does_not_forward_lets_nothing_in() {
+        in_a_namespace(|| {
+            set_sysctl("net/ipv4/ip_forward", "0").unwrap();
+            let firewall = Firewall::open(TABLE).unwrap();
+            run(async {
+                firewall.assert(&sample()).await.unwrap();
+                let explained = firewall.explain(None, 8080, Protocol::Tcp).await.unwrap();
+                assert!(!explained.passes[0], "{explained:#?}");
+                let mut chains = explained.chains.iter();
+                let kernel = chains.find(|chain| chain.table == "kernel").unwrap();
+                assert_eq!((kernel.family.as_str(), kernel.verdict.as_str()), ("ip", "drop"));
+                assert_eq!(kernel.remedy, "sysctl -w net.ipv4.ip_forward=1");
+            });
+        });
+    }
+
+    #[test]
+    fn one_address_is_asked_for() {
+        in_a_namespace(|| {
+            let firewall = Firewall::open(TABLE).unwrap();
+            run(async {
+                firewall.assert(&sample()).await.unwrap();
+                let at = |text: &str| firewall.explain(text.parse().ok(), 8080, Protocol::Tcp);
+                assert_eq!(at("192.0.2.1").await.unwrap().passes, [true, false]);
+                assert_eq!(at("2001:db8::1").await.unwrap().passes, [false, true]);
+                assert_eq!(at("127.0.0.1").await.unwrap().passes, [false, false]);
             });
         });
     }
@@ -335,7 +373,7 @@ mod tests {
             let firewall = Firewall::open(TABLE).unwrap();
             run(async {
                 firewall.assert(&sample()).await.unwrap();
-                let explained = firewall.explain(8081, Protocol::Tcp).await.unwrap();
+                let explained = firewall.explain(None, 8081, Protocol::Tcp).await.unwrap();
                 let last = explained.chains.last().unwrap();
                 assert_eq!(last.verdict, "drop", "{explained:#?}");
                 assert!(last.remedy.contains("gantry port add"));

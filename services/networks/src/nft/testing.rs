@@ -9,15 +9,20 @@ use super::batch::Batch;
 use super::wire::{self, Layer};
 use crate::netlink::message::Message;
 use crate::netlink::socket::{Family, Socket};
+use crate::netlink::sysctl::set_sysctl;
 
-/// Runs this in a thread with a new network namespace, with `lo` up; not at all without the
-/// rights for it.
+/// Runs this in a thread with a new network namespace, with `lo` up, that forwards packets; not at
+/// all without the rights for it.
 pub(super) fn in_a_namespace(work: impl FnOnce() + Send + 'static) {
     let done = thread::spawn(move || {
         if unshare(CloneFlags::CLONE_NEWNET).is_err() {
             return;
         }
         up(1);
+        for path in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            // There may be no IPv6.
+            let _ = set_sysctl(path, "1");
+        }
         work();
     });
     if let Err(panic) = done.join() {

@@ -1,5 +1,6 @@
 //! The thread that writes the firewall.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -28,7 +29,7 @@ pub(super) enum Request {
     Assert(Rules, Reply<()>),
     Apply(Vec<Change>, Reply<()>),
     Repair(Reply<bool>),
-    Explain(u16, Protocol, Reply<Explained>),
+    Explain((Option<IpAddr>, u16, Protocol), Reply<Explained>),
 }
 
 /// What the thread has. Nobody else has it, so that there is no lock.
@@ -74,9 +75,8 @@ impl Worker {
             Request::Assert(rules, reply) => answer(reply, self.assert(rules)),
             Request::Apply(changes, reply) => answer(reply, self.change(&changes)),
             Request::Repair(reply) => answer(reply, self.repair()),
-            Request::Explain(port, protocol, reply) => {
-                let explained =
-                    explain::explain(&self.socket, &self.table, &self.rules, port, protocol);
+            Request::Explain(asked, reply) => {
+                let explained = explain::explain(&self.socket, &self.table, &self.rules, asked);
                 answer(reply, explained);
             }
         }

@@ -28,12 +28,16 @@ pub(crate) fn holder(protocol: Protocol, address: IpAddr, port: u16) -> Option<S
     found.iter().find_map(|socket| process_with(&socket.inode))
 }
 
-/// Who takes what comes from elsewhere to that port in this thread's network. It looks at every
-/// process as well.
-pub(crate) fn listener(protocol: Protocol, port: u16) -> Option<Listener> {
+/// Who takes what comes from elsewhere to that port in this thread's network, or anything to it at
+/// this address. It looks at every process as well.
+pub(crate) fn listener(protocol: Protocol, port: u16, at: Option<IpAddr>) -> Option<Listener> {
     let mut found = sockets(protocol);
     found.retain(|socket| {
-        socket.port == port && socket.open && !socket.address.to_canonical().is_loopback()
+        let is_meant = match at {
+            Some(address) => socket.has(address, port),
+            None => !socket.address.to_canonical().is_loopback(),
+        };
+        socket.port == port && socket.open && is_meant
     });
     if found.is_empty() {
         return None;
@@ -170,7 +174,7 @@ mod tests {
             let found = holder(protocol, at.ip(), at.port()).unwrap();
             assert!(found.ends_with(&own), "{found}");
             // Nobody else can send anything there.
-            assert_eq!(listener(protocol, at.port()), None);
+            assert_eq!(listener(protocol, at.port(), None), None);
         }
         let at = tcp.local_addr().unwrap();
         drop(tcp);
@@ -182,17 +186,17 @@ mod tests {
         let own = format!("(pid {})", std::process::id());
         let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let found = listener(Protocol::Tcp, port).unwrap();
+        let found = listener(Protocol::Tcp, port, None).unwrap();
         assert!(found.name.ends_with(&own), "{found:?}");
         assert_eq!(found.kinds, [true, false]);
         // A connection from that port takes nothing from others.
         let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let used = client.local_addr().unwrap().port();
-        assert_eq!(listener(Protocol::Tcp, used), None);
+        assert_eq!(listener(Protocol::Tcp, used, None), None);
         let udp = UdpSocket::bind("[::]:0").unwrap();
         let port = udp.local_addr().unwrap().port();
-        assert_eq!(listener(Protocol::Udp, port).unwrap().kinds, [true, true]);
+        assert_eq!(listener(Protocol::Udp, port, None).unwrap().kinds, [true, true]);
         udp.connect("[::1]:9").unwrap();
-        assert_eq!(listener(Protocol::Udp, port), None);
+        assert_eq!(listener(Protocol::Udp, port, None), None);
     }
 }

@@ -93,7 +93,7 @@ fn take_one(table: &Mutex<Ports>, wish: &PortWish, key: &Key) -> Result<Vec<Take
     for number in wish.host_port..=last {
         let patient = last == wish.host_port;
         match take_number(table, wish, &addresses, number, key, patient) {
-            Err(in_use @ Miss::InUse(..)) => miss = Some(in_use),
+            Err(in_use @ Miss::InUse(..)) => miss = miss.or(Some(in_use)),
             other => return other,
         }
     }
@@ -231,12 +231,15 @@ fn miss(port: &Published, err: io::Error) -> Miss {
             "this kernel does not support {protocol}"
         )));
     }
+    let what = format!("failed to bind host port {}/{protocol}", shown_port(port));
     let kind = match err.kind() {
-        io::ErrorKind::AddrNotAvailable => Kind::FailedPrecondition,
+        io::ErrorKind::AddrNotAvailable => {
+            let why = format!("{what}: the host has no address {}", port.host_ip);
+            return Miss::Failed(Error::failed_precondition(why));
+        }
         io::ErrorKind::PermissionDenied => Kind::PermissionDenied,
         _ => Kind::Internal,
     };
-    let what = format!("failed to bind host port {}/{protocol}", shown_port(port));
     Miss::Failed(Error::io(what, err).with_kind(kind))
 }
 
@@ -249,22 +252,25 @@ fn refusal(wish: &PortWish, miss: Miss, name: impl Fn(&Key) -> String) -> Error 
         Some(address) => shown(address, port.host_port),
         None => shown_port(&port),
     };
-    let what = match whose {
-        _ if wish.host_port_end > wish.host_port => format!(
-            "Bind for {}-{} failed: all ports are allocated",
+    let ours = whose.is_some();
+    let who = match whose {
+        Some(key) => Some(format!("container {}", name(&key))),
+        None => holder(port.protocol, port.host_ip, port.host_port),
+    };
+    let has =
+        |what: &str| who.as_ref().map_or_else(String::new, |who| format!(": {who} has {what}"));
+    let what = if wish.host_port_end > wish.host_port {
+        format!(
+            "Bind for {}-{} failed: all ports are allocated{}",
             shown(wish.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), wish.host_port),
-            wish.host_port_end
-        ),
-        Some(key) => format!(
-            "Bind for {shown_wish} failed: port is already allocated: container {} has it",
-            name(&key)
-        ),
-        None => {
-            let who = holder(port.protocol, port.host_ip, port.host_port);
-            let who = who.map_or_else(String::new, |who| format!(": {who} has it"));
-            let protocol = port.protocol.as_str();
-            format!("failed to bind host port {shown_wish}/{protocol}: address already in use{who}")
-        }
+            wish.host_port_end,
+            has(&port.host_port.to_string())
+        )
+    } else if ours {
+        format!("Bind for {shown_wish} failed: port is already allocated{}", has("it"))
+    } else {
+        let (protocol, who) = (port.protocol.as_str(), has("it"));
+        format!("failed to bind host port {shown_wish}/{protocol}: address already in use{who}")
     };
     Error::failed_precondition(what)
 }
@@ -338,6 +344,17 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_another_host_is_refused() {
+        let wish = PortWish { host_ip: Some([192, 0, 2, 77].into()), ..local(8080, 8080) };
+        let err = take(&Mutex::default(), &[wish], &key("a"), name).unwrap_err();
+        assert_eq!(err.kind(), Kind::FailedPrecondition);
+        assert_eq!(
+            err.to_string(),
+            "failed to bind host port 192.0.2.77:8080/tcp: the host has no address 192.0.2.77"
+        );
+    }
+
+    #[test]
     fn a_range_is_tried_to_its_end() {
         let table = Mutex::default();
         // Somewhere with two numbers side by side that nobody has.
@@ -352,7 +369,8 @@ mod tests {
         let second = take(&table, std::slice::from_ref(&range), &key("b"), name).unwrap();
         assert_eq!(second[0].port.host_port, first + 1);
         let err = take(&table, &[range], &key("c"), name).unwrap_err().to_string();
-        assert!(err.ends_with("failed: all ports are allocated"), "{err}");
+        let first_of_all = format!("failed: all ports are allocated: container c-a has {first}");
+        assert!(err.ends_with(&first_of_all), "{err}");
         assert_eq!(taken[0].port.host_port, first);
     }
 

@@ -45,6 +45,21 @@ async fn what_the_shim_did_is_known() {
     host.end("c1").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_does_not_answer_is_ended_with_its_task() {
+    let host = Host::new(0).await;
+    let (tasks, ctx) = (host.manager(), &host.ctx);
+    host.container("c1", &["sleep", "1000"], SHIM);
+    tasks.create(ctx, host.task("c1")).await.unwrap();
+    tasks.start(ctx, "c1", "").await.unwrap();
+    let bundle = host.bundle("c1");
+    host.signal_shim(&bundle, Signal::SIGSTOP);
+    let (exit, ended) = tokio::join!(tasks.wait(ctx, "c1", ""), tasks.end_shim(ctx, "c1"));
+    ended.unwrap();
+    assert_eq!(exit.unwrap().status, 137);
+    assert!(!bundle.exists());
+}
+
 fn exec(code: u32) -> ExecProcess {
     let command = format!("exit {code}");
     ExecProcess {

@@ -219,7 +219,7 @@ impl Hierarchy {
     fn create(&self, group: &Group) -> io::Result<bool> {
         if self.kind != Kind::Unified {
             // What is above is there nearly always.
-            match sys::mkdirat(self.root(), &sys::cstr(&group.path)?, 0o755) {
+            match self.make(&group.path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Ok(new) if self.controllers.iter().any(|c| c == "cpuset") => {
                     return self.inherit_cpuset(&group.path).map(|()| new);
@@ -237,7 +237,7 @@ impl Hierarchy {
                 made.push('/');
             }
             made.push_str(part);
-            new = sys::mkdirat(self.root(), &sys::cstr(&made)?, 0o755)?;
+            new = self.make(&made)?;
             if self.controllers.iter().any(|c| c == "cpuset") && self.kind == Kind::Legacy {
                 self.inherit_cpuset(&made)?;
                 if new && made != group.path {
@@ -245,6 +245,17 @@ impl Hierarchy {
                     let _ = write_at(self.root(), &format!("{made}/cgroup.clone_children"), "1");
                 }
             }
+        }
+        Ok(new)
+    }
+
+    /// Makes one directory, into which every user of the container may look. Whether it is new.
+    fn make(&self, path: &str) -> io::Result<bool> {
+        let path = sys::cstr(path)?;
+        let new = sys::mkdirat(self.root(), &path, 0o755)?;
+        if new {
+            // The shim's umask is the daemon's, which lets nobody else in.
+            sys::fchmodat(self.root(), &path, 0o755)?;
         }
         Ok(new)
     }

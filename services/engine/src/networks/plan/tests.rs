@@ -53,6 +53,29 @@ fn which_networks() {
 }
 
 #[test]
+fn ports_that_nobody_publishes_are_told() {
+    let internal = Found { internal: true, ..network(false) };
+    let macvlan = Found { driver: Driver::Macvlan, ..network(false) };
+    let said = |networks: &[&Found]| {
+        let wish = || Attachment { network: "app".into(), ..Attachment::default() };
+        let attached = networks.iter().map(|network| attached(network, wish()).unwrap());
+        let networking = Networking {
+            ports: vec![PortWish { container_port: 80, ..PortWish::default() }],
+            attached: attached.collect(),
+            ..Networking::default()
+        };
+        let closed: Vec<_> = networks.iter().filter_map(|one| closed_to_ports(one)).collect();
+        discarded(&networking, &closed)
+    };
+    assert_eq!(
+        said(&[&internal, &macvlan]).unwrap(),
+        "Ports are not published: network app is internal, network app is of the driver macvlan"
+    );
+    assert_eq!(said(&[&internal, &network(false)]), None);
+    assert_eq!(discarded(&Networking::default(), &[]), None);
+}
+
+#[test]
 fn what_a_network_gives() {
     let asked = |change: fn(&mut Attachment), predefined| {
         let mut wish = Attachment { network: "app".into(), ..Attachment::default() };

@@ -1,6 +1,7 @@
 //! What else there is at a host: routes, firewalls of others, files that can't be written.
 
 use super::*;
+use crate::netlink::sysctl;
 
 /// Changes the host's network.
 #[track_caller]
@@ -62,6 +63,106 @@ fn a_vpn_leaves_subnets() {
         refused(all, Kind::FailedPrecondition);
         let bridge = host.network("bridge").await;
         host.start(&host.member("web", &[&bridge])).await;
+    });
+}
+
+#[test]
+fn a_bridge_that_stays_keeps_its_own_addresses() {
+    on_host(|host| async move {
+        ip("link add mybr type bridge");
+        ip("address add 10.66.0.2/24 dev mybr");
+        ip("link set mybr up");
+        let own = || {
+            let netlink = Netlink::open().unwrap();
+            let index = netlink.link("mybr").unwrap().unwrap().index;
+            let all = netlink.addresses().unwrap().into_iter();
+            let own = all.filter(|(of, address)| *of == index && address.addr().is_ipv4());
+            own.map(|(_, address)| address.to_string()).collect::<Vec<_>>()
+        };
+        let mut new = of_ipv4("lan", Some("10.66.0.0/24"));
+        new.options.insert("name".to_owned(), "mybr".to_owned());
+        let lan = host.networks.create(&host.ctx, new).await.unwrap().0;
+        assert_eq!(own(), ["10.66.0.2/24", "10.66.0.1/24"]);
+        let web = host.member("web", &[&lan]);
+        let (_process, joined) = host.start(&web).await;
+        assert_eq!(ipv4(&joined, 0), IpAddr::from([10, 66, 0, 3]));
+        let mut other = host.member("other", &[&lan]);
+        other.attachments[0].ipv4 = Some([10, 66, 0, 2].into());
+        let why = host.networks.reserve(&host.ctx, &other).await;
+        assert!(refused(why, Kind::FailedPrecondition).ends_with("the host has it"));
+        host.networks.leave(&host.ctx, &web.id).await.unwrap();
+        host.networks.remove(&host.ctx, "lan").await.unwrap();
+        assert_eq!(own(), ["10.66.0.2/24"]);
+    });
+}
+
+#[test]
+fn a_macvlan_container_is_not_taken_for_the_host() {
+    on_host(|host| async move {
+        if !Netlink::open().unwrap().has_kind("macvlan").unwrap() {
+            return;
+        }
+        uplink();
+        let of = |parent: &str| NewNetwork {
+            driver: "macvlan".to_owned(),
+            options: [("parent".to_owned(), parent.to_owned())].into(),
+            ..of_ipv4("lan", Some("192.0.2.0/24"))
+        };
+        let loopback = host.networks.create(&host.ctx, of("lo")).await;
+        let why = refused(loopback, Kind::FailedPrecondition);
+        assert!(why.contains("loopback interface lo"), "{why}");
+        let lan = host.networks.create(&host.ctx, of("up0")).await.unwrap().0;
+        assert_eq!(lan.subnets[0].gateway, Some([192, 0, 2, 2].into()));
+        let (_process, joined) = host.start(&host.member("web", &[&lan])).await;
+        assert_eq!(ipv4(&joined, 0), IpAddr::from([192, 0, 2, 3]));
+        let mut other = host.member("other", &[&lan]);
+        other.attachments[0].ipv4 = Some([192, 0, 2, 1].into());
+        let why = host.networks.reserve(&host.ctx, &other).await;
+        assert!(refused(why, Kind::FailedPrecondition).ends_with("the host has it"));
+        other.attachments[0].ipv4 = None;
+        other.attachments[0].mac = Some(joined.endpoints[0].mac);
+        let why = host.networks.reserve(&host.ctx, &other).await;
+        let why = refused(why, Kind::FailedPrecondition);
+        assert!(why.ends_with("02:42:c0:00:02:03 of network lan: container web has it"), "{why}");
+        ip("address add 192.0.2.4/24 dev up0");
+        other.attachments[0].mac = None;
+        let (_process, joined) = host.start(&other).await;
+        assert_eq!(ipv4(&joined, 0), IpAddr::from([192, 0, 2, 5]));
+    });
+}
+
+#[test]
+fn a_range_without_a_free_address_is_named() {
+    on_host(|host| async move {
+        let mut new = of_ipv4("tiny", Some("10.63.0.0/24"));
+        new.subnets[0].ip_range = Some("10.63.0.4/31".parse().unwrap());
+        let tiny = host.networks.create(&host.ctx, new).await.unwrap().0;
+        let _web = host.start(&host.member("web", &[&tiny])).await;
+        let other = host.networks.reserve(&host.ctx, &host.member("other", &[&tiny])).await;
+        let why = refused(other, Kind::ResourceExhausted);
+        assert!(why.ends_with("all of its ip-range 10.63.0.4/31 are taken"), "{why}");
+    });
+}
+
+#[test]
+fn forwarding_is_repaired() {
+    on_host(|host| async move {
+        host.networks.create(&host.ctx, of_ipv4("app-net", None)).await.unwrap();
+        let forward = "net/ipv4/ip_forward";
+        sysctl::set_sysctl(forward, "0").unwrap();
+        host.networks.inner.repair().await.unwrap();
+        assert_eq!(sysctl::sysctl(forward).unwrap().as_deref(), Some("1"));
+    });
+}
+
+#[test]
+fn bridges_of_short_packets_have_no_ipv6() {
+    on_host(|host| async move {
+        let options = [("mtu".to_owned(), "1200".to_owned())];
+        let new = NewNetwork { ipv6: None, options: options.into(), ..of_ipv4("short", None) };
+        let (short, warnings) = host.networks.create(&host.ctx, new).await.unwrap();
+        assert_eq!((short.subnets.len(), warnings.len()), (1, usize::from(has_ipv6())));
+        host.start(&host.member("web", &[&short])).await;
     });
 }
 
