@@ -51,9 +51,13 @@ fn with_way_out(err: Error, meta: &Meta) -> Error {
     };
     let Some(gone) = gone else { return err };
     let (network, container) = (&gone.name, &meta.name);
+    // Another one that it is in may have the same name by now.
+    let attached = &meta.settings.networking.attached;
+    let called = attached.iter().filter(|other| other.name == *network).count();
+    let which = if called == 1 { network } else { &gone.attachment.network };
     Error::not_found(format!(
         "network {network}, which container {container} is in, was removed: gantry network \
-         disconnect -f {network} {container}"
+         disconnect -f {which} {container}"
     ))
     .about("network", network)
 }
@@ -372,20 +376,23 @@ mod tests {
     #[test]
     fn networks_that_have_gone_are_named() {
         let mut meta = Meta { name: "gg".into(), ..Meta::default() };
-        meta.settings.networking.attached = vec![Attached {
+        let attached = |id: &str| Attached {
             name: "gone".into(),
-            attachment: Attachment { network: "n1".into(), ..Attachment::default() },
-        }];
-        let said = |id: &str| {
+            attachment: Attachment { network: id.into(), ..Attachment::default() },
+        };
+        meta.settings.networking.attached = vec![attached("n1")];
+        let said = |meta: &Meta, id: &str| {
             let err = Error::not_found(format!("network {id} not found")).about("network", id);
-            with_way_out(err, &meta).to_string()
+            with_way_out(err, meta).to_string()
         };
         assert_eq!(
-            said("n1"),
+            said(&meta, "n1"),
             "network gone, which container gg is in, was removed: gantry network disconnect -f \
              gone gg"
         );
-        assert_eq!(said("n2"), "network n2 not found");
+        assert_eq!(said(&meta, "n2"), "network n2 not found");
+        meta.settings.networking.attached.push(attached("n2"));
+        assert!(said(&meta, "n1").ends_with("disconnect -f n1 gg"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::inner::Inner;
 use super::memory::Placed;
-use super::options::wanted;
+use super::options::{self, wanted};
 use super::plan;
 use super::resolver::ResolverSockets;
 use crate::netlink::{
@@ -105,7 +105,7 @@ impl Inner {
             };
             // The parent of macvlan interfaces says how long their packets may be.
             let usual = self.config.mtu.filter(|_| bridge);
-            let mtu = at.settings.mtu.or(usual);
+            let mtu = options::mtu(&at.network, &at.settings, usual);
             Ok(Making { placed: at.clone(), master, made_as, mtu })
         });
         making.collect()

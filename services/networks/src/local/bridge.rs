@@ -7,19 +7,23 @@ use gantry_core::{Error, Result};
 use ipnet::IpNet;
 
 use super::config::NetworkConfig;
-use super::options::Settings;
+use super::options::{self, Settings};
 use crate::addresses::{AddressPool, choose, overlap};
 use crate::names::HostResolver;
 use crate::netlink::{Link, Mac, Netlink, sysctl};
 
 /// CAP_NET_ADMIN, as a bit.
 const NET_ADMIN: u64 = 1 << 12;
+/// How the MAC addresses of our bridges begin.
+const OURS: [u8; 2] = [0x02, 0x67];
 
 /// A bridge as it is.
 #[derive(Debug)]
 pub(super) struct Made {
     /// Its number.
     pub(super) index: u32,
+    /// Whether the kernel forwards IPv6 for its sake.
+    pub(super) forwards6: bool,
     /// What users should know.
     pub(super) warnings: Vec<String>,
 }
@@ -38,10 +42,17 @@ pub(super) fn make(config: &NetworkConfig, network: &Network, settings: &Setting
     let name = network.interface.as_str();
     let found = netlink.link(name)?;
     let newly = found.is_none();
+    let foreign = found.as_ref().is_some_and(|link| !is_ours(link));
     let index = match found {
         Some(link) if link.kind != "bridge" => {
             return Err(Error::failed_precondition(format!(
                 "the host's interface {name} of network {} is no bridge",
+                network.name
+            )));
+        }
+        Some(Link { mtu, .. }) if network.ipv6().is_some() && options::is_short(mtu) => {
+            return Err(Error::failed_precondition(format!(
+                "IPv6 needs an MTU of 1280 or more, and the bridge {name} of network {} has {mtu}",
                 network.name
             )));
         }
@@ -51,10 +62,15 @@ pub(super) fn make(config: &NetworkConfig, network: &Network, settings: &Setting
             }
             index
         }
-        None => netlink.add_bridge(name, settings.mtu.or(config.mtu), mac(&network.id))?,
+        None => {
+            let mtu = options::mtu(network, settings, config.mtu);
+            netlink.add_bridge(name, mtu, mac(&network.id))?
+        }
     };
-    match prepare(&netlink, config, network, settings, index) {
-        Ok(warnings) => Ok(Made { index, warnings }),
+    match prepare(&netlink, network, settings, index, foreign)
+        .and_then(|()| forward_for(&netlink, config, network))
+    {
+        Ok((forwards6, warnings)) => Ok(Made { index, forwards6, warnings }),
         Err(err) => {
             if newly && let Err(left) = netlink.delete_link(name) {
                 tracing::warn!(error = %left, bridge = name, "a bridge stays that is of no use");
@@ -64,16 +80,24 @@ pub(super) fn make(config: &NetworkConfig, network: &Network, settings: &Setting
     }
 }
 
-/// Addresses and settings.
+/// Whether a bridge is one that was made here, and not somebody else's.
+pub(super) fn is_ours(link: &Link) -> bool {
+    link.mac.is_some_and(|mac| mac.starts_with(&OURS))
+}
+
+/// Addresses and settings. A bridge that is somebody else's keeps its own.
 fn prepare(
     netlink: &Netlink,
-    config: &NetworkConfig,
     network: &Network,
     settings: &Settings,
     index: u32,
-) -> Result<Vec<String>> {
-    let (v4, v6) = (network.ipv4().is_some(), network.ipv6().is_some());
-    sysctl::prepare_bridge(&network.interface, v4 && !network.internal, v6)?;
+    foreign: bool,
+) -> Result<()> {
+    let (name, v6) = (network.interface.as_str(), network.ipv6().is_some());
+    match foreign {
+        true => sysctl::prepare_foreign_bridge(name, needs_localnet(network), v6)?,
+        false => sysctl::prepare_bridge(name, needs_localnet(network), v6)?,
+    }
     let there = netlink.addresses()?;
     let wanted = addresses(network, settings);
     for address in &wanted {
@@ -81,17 +105,34 @@ fn prepare(
             netlink.add_address(index, *address)?;
         }
     }
-    if network.predefined {
+    if network.predefined && !foreign {
         // It had another subnet once.
         let own = there.iter().filter(|(of, address)| *of == index && !wanted.contains(address));
         for (_, address) in own.filter(|(_, address)| !is_link_local(address)) {
             netlink.delete_address(index, *address)?;
         }
     }
-    match config.forwarding && !network.internal {
-        true => forward(netlink, [v4, v6]),
-        false => Ok(Vec::new()),
+    Ok(())
+}
+
+/// Whether 127.0.0.1 of the host may lead to a network's containers.
+pub(super) fn needs_localnet(network: &Network) -> bool {
+    network.ipv4().is_some() && !network.internal
+}
+
+/// Has the kernel forward what comes from a network and goes there, where the daemon may. Answers
+/// with whether it forwards IPv6 then, and with what users should know.
+fn forward_for(
+    netlink: &Netlink,
+    config: &NetworkConfig,
+    network: &Network,
+) -> Result<(bool, Vec<String>)> {
+    if !config.forwarding || network.internal {
+        return Ok((false, Vec::new()));
     }
+    let v6 = network.ipv6().is_some();
+    let warnings = forward(netlink, [network.ipv4().is_some(), v6])?;
+    Ok((v6 && warnings.is_empty(), warnings))
 }
 
 /// Lets packets of IPv4, and of IPv6, through the host. Answers with what users should know.
@@ -130,18 +171,30 @@ pub(super) fn addresses(network: &Network, settings: &Settings) -> Vec<IpNet> {
     addresses.collect()
 }
 
-/// Takes these addresses from a bridge that stays, if it is there, and their routes with them.
-pub(super) fn take_addresses(name: &str, addresses: &[IpNet]) -> Result<()> {
+/// Takes what was added for a network from a bridge that stays, if it is there: these addresses,
+/// with their routes, and `localnet`, the setting for 127.0.0.1.
+pub(super) fn give_back(name: &str, addresses: &[IpNet], localnet: bool) -> Result<()> {
     let netlink = Netlink::open()?;
     let Some(link) = netlink.link(name)? else { return Ok(()) };
-    addresses.iter().try_for_each(|address| netlink.delete_address(link.index, *address))
+    if localnet {
+        sysctl::set_localnet(name, false)?;
+    }
+    // With the first address of a subnet the kernel takes all others as well, unless told not to.
+    let promote = format!("net/ipv4/conf/{name}/promote_secondaries");
+    let before = sysctl::sysctl(&promote)?;
+    sysctl::set_sysctl(&promote, "1")?;
+    let taken =
+        addresses.iter().try_for_each(|address| netlink.delete_address(link.index, *address));
+    let restored = before.map_or(Ok(()), |value| sysctl::set_sysctl(&promote, &value));
+    taken.and(restored)
 }
 
 /// The MAC address of a bridge: the same one whenever it is made, as containers remember it.
 fn mac(id: &str) -> Mac {
     let byte = |at: usize| id.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
     let [a, b, c, d] = [0, 2, 4, 6].map(|at| byte(at).unwrap_or_default());
-    [0x02, 0x67, a, b, c, d]
+    let [first, second] = OURS;
+    [first, second, a, b, c, d]
 }
 
 /// What the host reaches by itself.

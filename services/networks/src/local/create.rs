@@ -15,7 +15,7 @@ use super::options::{self, Settings};
 use super::predefined::{exhausted, new_id, pools6, taken};
 use super::records::{NETWORKS, NetworkRecord};
 use crate::addresses::{checked, checked_beside, overlap};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, sysctl};
 use crate::nft::Change;
 use crate::ports::has_ipv6;
 
@@ -114,12 +114,14 @@ impl Inner {
         }
         let settings = wish.settings.clone();
         let network = network(id, wish, subnets, interface);
-        let mut added = Vec::new();
+        let (mut added, mut localnet) = (Vec::new(), false);
         if adopted && network.driver == Driver::Bridge {
             added = bridge::addresses(&network, &settings);
             added.retain(|address| !host.left_out.contains(address));
+            localnet =
+                bridge::needs_localnet(&network) && !sysctl::has_localnet(&network.interface)?;
         }
-        let record = NetworkRecord { network, adopted, added };
+        let record = NetworkRecord { network, adopted, added, localnet };
         let known = Known::new(Some(namespace.clone()), record.clone(), Phase::Making);
         memory.networks.insert(known.id().to_owned(), known);
         Ok((record, warnings))
@@ -189,10 +191,10 @@ impl Inner {
                 self.change_rules(&[Change::RemoveBridge(network.id.clone())]).await?;
             }
             let (name, adopted) = (network.interface.clone(), record.adopted);
-            let added = record.added.clone();
+            let (added, localnet) = (record.added.clone(), record.localnet);
             blocking(move || {
                 let delete = || match adopted {
-                    true => bridge::take_addresses(&name, &added),
+                    true => bridge::give_back(&name, &added, localnet),
                     false => Netlink::open()?.delete_link(&name),
                 };
                 faults::around("delete a bridge", delete)
@@ -248,7 +250,9 @@ fn check(mut new: NewNetwork, mtu: Option<u32>) -> Result<Wish> {
             "a macvlan network needs an interface of the host to stand on: -o parent=eth0",
         ));
     }
-    let mtu = settings.mtu.or(mtu.filter(|_| driver == Driver::Bridge));
+    // A bridge that has a name may be there, with an MTU of its own.
+    let mtu = mtu.filter(|_| driver == Driver::Bridge && settings.bridge.is_none());
+    let mtu = settings.mtu.or(mtu);
     let short = mtu.filter(|mtu| options::is_short(*mtu));
     let kinds = kinds(&new, driver, short)?;
     let mut warnings = Vec::new();

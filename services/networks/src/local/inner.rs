@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::config::NetworkConfig;
 use super::memory::{Known, Memory, Phase};
 use super::plan::bridge_rules;
 use super::predefined;
-use super::records::{MEMBERS, MemberRecord, NETWORKS};
+use super::records::{MEMBERS, MemberRecord, NETWORKS, NetworkRecord};
 use crate::addresses::Key;
 use crate::names::NameDirectory;
 use crate::nft::{Change, Explained, Firewall, Rules};
@@ -49,6 +50,8 @@ pub(super) struct Inner {
     pub(super) asserted: OnceCell<()>,
     /// Set once what repairs runs.
     pub(super) watched: std::sync::Once,
+    /// Set once the kernel was made to forward IPv6.
+    pub(super) forwards6: AtomicBool,
 }
 
 impl Inner {
@@ -61,8 +64,8 @@ impl Inner {
         }
         let mut memory = Memory::default();
         for network in predefined::installation(&config, &*db)?.predefined {
-            let (adopted, added) = (false, Vec::new());
-            let record = super::records::NetworkRecord { network, adopted, added };
+            let record =
+                NetworkRecord { network, adopted: false, added: Vec::new(), localnet: false };
             let known = Known::new(None, record, Phase::Ready);
             memory.networks.insert(known.id().to_owned(), known);
         }
@@ -86,6 +89,7 @@ impl Inner {
             stale: Mutex::default(),
             asserted: OnceCell::new(),
             watched: std::sync::Once::new(),
+            forwards6: AtomicBool::new(false),
         })
     }
 
@@ -188,7 +192,10 @@ impl Inner {
         };
         let this = Arc::clone(self);
         blocking(move || {
-            faults::around("make a bridge", || bridge::make(&this.config, &network, &settings))
+            let make = || bridge::make(&this.config, &network, &settings);
+            let made = faults::around("make a bridge", make)?;
+            this.forwards6.fetch_or(made.forwards6, Ordering::Relaxed);
+            Ok(made)
         })
         .await
     }

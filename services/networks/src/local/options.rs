@@ -17,6 +17,8 @@ const INHIBIT: &str = "com.docker.network.bridge.inhibit_ipv4";
 const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
 const DEFAULT: &str = "com.docker.network.bridge.default_bridge";
 const MTU: &str = "com.docker.network.driver.mtu";
+/// The MTU that IPv6 needs.
+const SHORTEST_IPV6: u32 = 1280;
 const PREFIX: &str = "com.docker.network.container_iface_prefix";
 const PARENT: &str = "parent";
 const MACVLAN_MODE: &str = "macvlan_mode";
@@ -238,7 +240,17 @@ fn sysctl(key: &str, setting: &str) -> Result<(String, String)> {
 
 /// Whether an interface with packets of that length can't have IPv6 (RFC 8200, section 5).
 pub(super) fn is_short(mtu: u32) -> bool {
-    mtu > 0 && mtu < 1280
+    mtu > 0 && mtu < SHORTEST_IPV6
+}
+
+/// The length of packets on a network's interfaces: what the network says, else the usual one,
+/// which may be too short for the IPv6 that the network has; `None` is for the kernel to choose.
+pub(super) fn mtu(network: &Network, settings: &Settings, usual: Option<u32>) -> Option<u32> {
+    let enough = |mtu: u32| match network.ipv6() {
+        Some(_) if is_short(mtu) => SHORTEST_IPV6,
+        _ => mtu,
+    };
+    settings.mtu.or(usual.map(enough))
 }
 
 /// Refuses a length of packets that no interface has; 0 is for the default.

@@ -25,6 +25,9 @@ pub(super) struct NetworkRecord {
     /// Addresses that such a bridge has for it alone, and loses with it.
     #[serde(default)]
     pub(super) added: Vec<IpNet>,
+    /// Such a bridge leads from 127.0.0.1 to containers for it alone, and does not without it.
+    #[serde(default)]
+    pub(super) localnet: bool,
 }
 
 /// What is the same for all namespaces.

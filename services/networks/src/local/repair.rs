@@ -2,6 +2,7 @@
 //! deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -89,7 +90,9 @@ impl Inner {
         self.sweep(&seen).await
     }
 
-    /// Has the kernel forward packets again, where a network needs it and the daemon may.
+    /// Has the kernel forward packets again, where a network needs it and the daemon may: those of
+    /// IPv6 if it was made to before, as a route that the host would lose by that may be away for a
+    /// moment.
     async fn forward_again(&self) {
         let mut kinds = [false; 2];
         {
@@ -101,6 +104,7 @@ impl Inner {
                 kinds[1] |= !network.internal && network.ipv6().is_some();
             }
         }
+        kinds[1] &= self.forwards6.load(Ordering::Relaxed);
         if !self.config.forwarding || kinds == [false; 2] {
             return;
         }
@@ -236,7 +240,9 @@ impl Inner {
         let due: Vec<String> = {
             let memory = self.memory();
             let own = memory.networks.values().filter(|known| !known.record.adopted);
-            let bridges: BTreeSet<u32> = own.filter_map(|known| known.index).collect();
+            let links = own.filter_map(|known| seen.links.get(&known.record.network.interface));
+            let bridges: BTreeSet<u32> =
+                links.filter(|link| bridge::is_ours(link)).map(|link| link.index).collect();
             let unknown = seen.links.values().filter(|link| {
                 let ours = link.master.is_some_and(|master| bridges.contains(&master));
                 ours && is_end(&link.name) && !memory.ends.contains_key(&link.name)

@@ -103,7 +103,7 @@ pub(crate) fn disable_ipv6(name: &str) -> Result<()> {
 /// As [`set_sysctl`].
 pub(crate) fn prepare_bridge(name: &str, ipv4: bool, ipv6: bool) -> Result<()> {
     if ipv4 {
-        set_sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+        set_localnet(name, true)?;
     }
     if !has_ipv6() {
         return Ok(());
@@ -117,6 +117,40 @@ pub(crate) fn prepare_bridge(name: &str, ipv4: bool, ipv6: bool) -> Result<()> {
     // container: for two seconds nothing would be forwarded to the first ones.
     set_sysctl(&of("accept_dad"), "0")?;
     set_sysctl(&of("disable_ipv6"), "0")
+}
+
+/// Settings of somebody else's bridge: as little as [`prepare_bridge`]'s containers can do with.
+///
+/// # Errors
+/// As [`set_sysctl`].
+pub(crate) fn prepare_foreign_bridge(name: &str, ipv4: bool, ipv6: bool) -> Result<()> {
+    if ipv4 {
+        set_localnet(name, true)?;
+    }
+    match ipv6 {
+        true => set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0"),
+        false => Ok(()),
+    }
+}
+
+/// Whether 127.0.0.1 may lead out by an interface.
+///
+/// # Errors
+/// As [`sysctl`].
+pub(crate) fn has_localnet(name: &str) -> Result<bool> {
+    Ok(sysctl(&localnet(name))?.as_deref() == Some("1"))
+}
+
+/// Says whether 127.0.0.1 may lead out by an interface.
+///
+/// # Errors
+/// As [`set_sysctl`].
+pub(crate) fn set_localnet(name: &str, may: bool) -> Result<()> {
+    set_sysctl(&localnet(name), if may { "1" } else { "0" })
+}
+
+fn localnet(name: &str) -> String {
+    format!("net/ipv4/conf/{name}/route_localnet")
 }
 
 #[cfg(test)]

@@ -153,14 +153,23 @@ impl Walk<'_> {
 
     /// Whether the kernel passes packets on at all. That it does not is told like a chain.
     fn forwards(&mut self) -> bool {
-        let (family, path) = match self.packet.v6 {
+        let value = |path: &str| sysctl(path).ok().flatten();
+        let (family, general) = match self.packet.v6 {
             true => (Layer::Ip6, "net/ipv6/conf/all/forwarding"),
             false => (Layer::Ip, "net/ipv4/ip_forward"),
         };
-        if !matches!(sysctl(path), Ok(Some(value)) if value == "0") {
+        let is_general = value(general).is_none_or(|value| value != "0");
+        // With IPv4 each interface that packets come in on says for itself.
+        let input = self.packet.iifname.as_deref().filter(|_| !self.packet.v6);
+        let input = input.map(|name| format!("net/ipv4/conf/{name}/forwarding"));
+        let of_input = input.as_deref().and_then(value).map(|value| value != "0");
+        if of_input.unwrap_or(is_general) {
             return true;
         }
-        let name = path.replace('/', ".");
+        let name = match input {
+            Some(input) if is_general => input,
+            _ => general.replace('/', "."),
+        };
         self.explained.push(ExplainedChain {
             family: family.as_str().to_owned(),
             table: "kernel".to_owned(),
