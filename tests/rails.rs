@@ -5,6 +5,7 @@ mod given_up;
 
 use std::fs;
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use gantry_tests::{Daemon, Output, leftovers, run_within, start, wait_for};
@@ -210,15 +211,17 @@ fn what_a_stuck_shim_does_late_is_known() {
     daemon.assert_nothing_left();
 }
 
+/// So often something was told.
+fn told(daemon: &Daemon, action: &str) -> usize {
+    let line = ["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"];
+    let events = daemon.gantry(&line).ok();
+    events.lines().iter().filter(|line| **line == action).count()
+}
+
 #[test]
 fn a_removal_that_a_new_daemon_finishes_tells_the_end() {
     let mut daemon = Daemon::start();
     detached(&daemon, "c", &SLEEP);
-    let told = |daemon: &Daemon, action: &str| {
-        let line = ["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"];
-        let events = daemon.gantry(&line).ok();
-        events.lines().iter().filter(|line| **line == action).count()
-    };
     let shim = Stopped::new(shim_of(&daemon, "c"));
     let remove = ["rm", "-f", "c"];
     let mut client = start(daemon.gantry_command(&remove).stderr(Stdio::null()));
@@ -228,6 +231,26 @@ fn a_removal_that_a_new_daemon_finishes_tells_the_end() {
     drop(shim);
     daemon.restart();
     wait_for("the removal", || (told(&daemon, "destroy") == 1).then_some(()));
+    assert_eq!(told(&daemon, "die"), 1);
+    daemon.assert_nothing_left();
+}
+
+#[test]
+fn a_removal_that_a_new_daemon_finishes_needs_no_shim() {
+    let mut daemon = Daemon::start();
+    detached(&daemon, "c", &SLEEP);
+    let _shim = Stopped::new(shim_of(&daemon, "c"));
+    let remove = ["rm", "-f", "c"];
+    let mut client = start(daemon.gantry_command(&remove).stderr(Stdio::null()));
+    wait_for("the signal", || (told(&daemon, "kill") == 1).then_some(()));
+    daemon.kill();
+    assert_ne!(client.wait_within(SOON), Some(0));
+    daemon.restart();
+    let begun = Instant::now();
+    while told(&daemon, "destroy") == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the shim is not given up");
+        thread::sleep(Duration::from_millis(100));
+    }
     assert_eq!(told(&daemon, "die"), 1);
     daemon.assert_nothing_left();
 }

@@ -68,7 +68,7 @@ impl Engine {
         scope::check(ctx.scope.as_deref(), "idempotency key", &once.key, &meta.labels)?;
         if matches!(meta.state.phase, Phase::Creating | Phase::Dead) {
             // It failed or was to go, and its removal failed.
-            self.dispose(ctx, &container, &meta, Durability::Buffered).await?;
+            self.dispose(ctx, &container, &meta, Durability::Buffered, true).await?;
             return Ok(None);
         }
         check(once, &container.id, &meta)?;

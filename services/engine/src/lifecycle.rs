@@ -152,6 +152,17 @@ fn stop_signal(settings: &Settings) -> u32 {
     }
 }
 
+/// Says what ends a container whose shim does not answer; other errors stay as they are.
+fn advised(err: Error, name: &str) -> Error {
+    if err.kind() != Kind::DeadlineExceeded {
+        return err;
+    }
+    err.context(format!(
+        "container {name} gets the signal when its shim answers, and `gantry rm -f {name}` ends \
+         it without that"
+    ))
+}
+
 impl Engine {
     /// Finds a container by name, ID or a unique beginning of its ID.
     pub(crate) async fn find(&self, ctx: &Context, text: &str) -> Result<Found> {
@@ -437,9 +448,9 @@ impl Engine {
         if !found.meta.foreign && (now.run() != found.state.pid || !now.runs()) {
             return Ok(());
         }
-        let settings = &found.meta.settings;
+        let (settings, name) = (&found.meta.settings, &found.meta.name);
         let signal = signal.unwrap_or(stop_signal(settings));
-        self.signal(ctx, found, signal).await?;
+        self.signal(ctx, found, signal).await.map_err(|err| advised(err, name))?;
         if found.state.phase == Phase::Paused {
             // Whether it helped is seen by whether the process ends.
             let _ = self.parts.tasks.resume(ctx, &found.container.id).await;
@@ -460,9 +471,9 @@ impl Engine {
                 }
             }
         }
-        self.signal(ctx, found, KILL).await?;
+        self.signal(ctx, found, KILL).await.map_err(|err| advised(err, name))?;
         let killed = tokio::time::timeout(END, self.ended(ctx, found)).await;
-        killed.map_err(|_| watch::stuck("stop", &found.meta.name))
+        killed.map_err(|_| watch::stuck("stop", name))
     }
 
     /// Writes down that its user stops a container, before it is: a daemon that comes after
@@ -509,7 +520,8 @@ impl Engine {
             found.live.turns.end();
             self.intend_stop(ctx, &found).await?;
         }
-        self.signal(ctx, &found, signal).await
+        let sent = self.signal(ctx, &found, signal).await;
+        sent.map_err(|err| advised(err, &found.meta.name))
     }
 
     /// Kills the first process, after which its restart policy decides.
@@ -534,13 +546,6 @@ impl Engine {
         }
         match sent {
             Err(err) if err.is_not_found() => Ok(()),
-            Err(err) if err.kind() == Kind::DeadlineExceeded => {
-                let name = &found.meta.name;
-                Err(err.context(format!(
-                    "container {name} gets the signal when its shim answers, and \
-                     `gantry rm -f {name}` ends it without that"
-                )))
-            }
             other => other,
         }
     }
@@ -589,6 +594,14 @@ mod tests {
     fn task(status: Status) -> Process {
         let exit = Exit { status: 3, ..Exit::default() };
         Process { pid: 7, status, exit, ..Process::default() }
+    }
+
+    #[test]
+    fn who_waits_for_a_shim_is_told_what_ends_its_container() {
+        let late = advised(Error::new(Kind::DeadlineExceeded, "no answer"), "web");
+        assert_eq!(late.kind(), Kind::DeadlineExceeded);
+        assert!(late.to_string().contains("`gantry rm -f web`"), "{late}");
+        assert_eq!(advised(Error::internal("broken"), "web").to_string(), "broken");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use gantry_core::containers::{CONTAINERS, Container};
 use gantry_core::db::{Durability, blocking};
 use gantry_core::networks::{Living, Recovered};
 use gantry_core::tasks::{Process, Status};
-use gantry_core::{Context, Namespace, Result, faults, volumes};
+use gantry_core::{Context, Kind, Namespace, Result, faults, volumes};
 use gantry_grpc::gantry::engine::v1::ContainerAction as Action;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -46,6 +46,11 @@ impl Left {
     fn is_unclear(&self) -> bool {
         let silent = self.task.as_ref().is_some_and(|task| task.status == Status::Unknown);
         silent && !self.meta.state.phase.is_running()
+    }
+
+    /// Whether nothing can become of it but that it is removed.
+    fn is_leaving(&self) -> bool {
+        matches!(self.meta.state.phase, Phase::Removing | Phase::Dead)
     }
 }
 
@@ -134,19 +139,24 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            let task = engine.task_at_last(&left.ctx, &left.container.id).await;
+            let leaving = left.is_leaving();
+            let task = engine.task_at_last(&left.ctx, &left.container.id, leaving).await;
             engine.recover_known(Left { task, ..left }, networks).await;
             live.set_unclear(false);
         });
     }
 
     /// The task of a container, once its shim has said what it does; `None` when there is none.
-    async fn task_at_last(&self, ctx: &Context, id: &str) -> Option<Process> {
+    /// Of one that is leaving a shim that does not answer is ended.
+    async fn task_at_last(&self, ctx: &Context, id: &str, leaving: bool) -> Option<Process> {
         loop {
             let asked = self.parts.tasks.get(ctx, id, "").await;
             match self.parts.tasks.last_known(ctx, id).await {
                 Some(task) if task.status == Status::Unknown && asked.is_err() => {}
                 known => return known,
+            }
+            if leaving && asked.is_err_and(|err| err.kind() == Kind::DeadlineExceeded) {
+                self.end_silent_shim(ctx, id).await;
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -185,7 +195,7 @@ impl Engine {
             // The daemon ended between making and starting it, or while
             // removing it: nobody was told that it runs.
             tracing::info!(id, "undo a half-done start or removal");
-            let undone = tokio::time::timeout(UNDO, self.end_task(ctx, id)).await;
+            let undone = tokio::time::timeout(UNDO, self.end_task(ctx, id, leaving)).await;
             match undone.unwrap_or_else(|_| Err(stuck("undo the start of", &meta.name))) {
                 Err(err) => self.bury(ctx, &container, &live, &err).await,
                 Ok(()) if leaving || meta.state.phase == Phase::Creating => {
@@ -264,7 +274,7 @@ impl Engine {
         let (engine, ctx, id) = (Arc::clone(self), ctx.clone(), id.to_owned());
         let (live, run) = (Arc::clone(live), live.now().run());
         tokio::spawn(async move {
-            engine.task_at_last(&ctx, &id).await;
+            engine.task_at_last(&ctx, &id, false).await;
             let now = live.now();
             // It may have been renamed meanwhile, and the like.
             if now.runs()
@@ -428,6 +438,19 @@ mod tests {
             assert!(!unclear(phase, Status::Created), "{phase:?}");
         }
         assert!(!unclear(Phase::Running, Status::Unknown), "it is recorded that it was started");
+    }
+
+    #[test]
+    fn whose_silent_shim_is_ended() {
+        let leaving = |phase| {
+            let mut left = left(Network::None, Status::Unknown, 7);
+            left.meta.state.phase = phase;
+            left.is_leaving()
+        };
+        assert!(leaving(Phase::Removing) && leaving(Phase::Dead));
+        for phase in [Phase::Creating, Phase::Created, Phase::Running, Phase::Exited] {
+            assert!(!leaving(phase), "{phase:?}");
+        }
     }
 
     #[test]

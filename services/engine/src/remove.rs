@@ -46,7 +46,7 @@ impl Engine {
     }
 
     /// [`Engine::remove`], unless it is not wanted any more before anything has happened to the
-    /// container.
+    /// container. With `force` only one whose shim is still to say what it does stays then.
     ///
     /// # Errors
     /// As [`Engine::remove`]; `Cancelled`.
@@ -59,9 +59,6 @@ impl Engine {
         wanted: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<()> {
         let found = self.find(ctx, text).await?;
-        if force {
-            found.live.turns.end();
-        }
         let id = found.container.id.clone();
         let meta = found.meta.clone();
         let end = Instant::now() + END;
@@ -107,6 +104,10 @@ impl Engine {
             Removal::Failed(Error::failed_precondition(text).about("container", name))
         };
         let killed = found.state.phase.is_running() && force;
+        let unclear = !killed && found.live.is_unclear();
+        if force && !unclear {
+            found.live.turns.end();
+        }
         match found.state.phase {
             _ if killed => match self.kill_to_remove(ctx, &found, volumes).await {
                 Err(err) if err.is_not_found() => return Ok(false),
@@ -117,7 +118,7 @@ impl Engine {
             _ => {}
         }
         let busy = found.live.hold().await;
-        if !killed && !wanted() {
+        if (!force || unclear) && !wanted() {
             let text = format!("the caller went away before container {name} was removed");
             return Err(Error::new(Kind::Cancelled, text).into());
         }
@@ -144,7 +145,7 @@ impl Engine {
         let intended = self.store.update(ctx, id, Durability::Buffered, None, removing).await;
         let meta = Meta { with_volumes: volumes, ..found.meta.clone() };
         let removed = match intended {
-            Ok(()) => self.dispose(ctx, &found.container, &meta, Durability::Sync).await,
+            Ok(()) => self.dispose(ctx, &found.container, &meta, Durability::Sync, force).await,
             Err(err) if err.is_not_found() => return Ok(false),
             Err(err) => Err(err),
         };
@@ -173,14 +174,16 @@ impl Engine {
             self.store.update(ctx, id, Durability::Buffered, None, removing).await?;
         }
         let killed = async {
-            let sent = self.signal(ctx, found, KILL).await;
-            if sent.as_ref().is_err_and(|err| err.kind() == Kind::DeadlineExceeded) {
-                // Nobody else could end it.
-                match self.parts.tasks.end_shim(ctx, id).await {
-                    Err(err) if !err.is_not_found() => return Err(err),
-                    _ => {}
+            let sent = match self.signal(ctx, found, KILL).await {
+                Err(err) if err.kind() == Kind::DeadlineExceeded => {
+                    // Nobody else could end it.
+                    match self.parts.tasks.end_shim(ctx, id).await {
+                        Err(why) if !why.is_not_found() => Err(err.context(why)),
+                        _ => Err(err),
+                    }
                 }
-            }
+                sent => sent,
+            };
             // Whether it helped, whatever was answered: the shim may just have died.
             let ended = tokio::time::timeout(END, self.ended(ctx, found)).await;
             let stuck = || watch::stuck("remove", &found.meta.name);

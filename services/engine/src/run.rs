@@ -299,6 +299,16 @@ impl Engine {
             return;
         }
         live.set(State { phase: Phase::Removing, ..State::default() });
+        // First the intent, so that a restart finishes what was begun.
+        let removing = |meta: &mut Meta| {
+            meta.state.phase = Phase::Removing;
+            meta.with_volumes = true;
+        };
+        let id = container.id.as_str();
+        let intended = self.store.update(ctx, id, Durability::Buffered, None, removing).await;
+        if let Err(err) = intended {
+            tracing::warn!(id, error = %err, "record that a container is to go");
+        }
         let meta = Meta { with_volumes: true, ..(*meta).clone() };
         self.dispose_or_bury(ctx, container, &meta, live).await;
     }
@@ -314,7 +324,7 @@ impl Engine {
             self.undo(ctx, container, meta, live).await;
             return None;
         }
-        if let Err(left) = self.end_task(ctx, id).await {
+        if let Err(left) = self.end_task(ctx, id, meta.settings.auto_remove).await {
             self.bury(ctx, container, live, &left).await;
             return None;
         }

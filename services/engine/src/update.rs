@@ -42,8 +42,8 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for limits that can't be; `FailedPrecondition` while it is
-    /// being removed. Nothing has changed then, also not once a shim answers that did not:
-    /// `DeadlineExceeded`.
+    /// being removed. Nothing has changed then, also not once a shim answers that did not
+    /// (`DeadlineExceeded`), unless the daemon ends before that.
     pub async fn update(
         self: &Arc<Self>,
         ctx: &Context,
@@ -123,7 +123,7 @@ impl Engine {
     }
 
     /// Has a container's shim set the limits that are recorded once it answers: until then it may
-    /// still set others, which were refused.
+    /// still set others, which were refused. No daemon that comes after this one does so.
     fn limit_later(
         self: &Arc<Self>,
         ctx: &Context,
@@ -149,7 +149,12 @@ impl Engine {
                 match limited {
                     Ok(()) => return,
                     Err(err) if err.is_not_found() => return,
-                    Err(err) => tracing::warn!(id, error = %err, "change limits back"),
+                    Err(err) => {
+                        tracing::warn!(id, error = %err, "change limits back");
+                        if !matches!(err.kind(), Kind::DeadlineExceeded | Kind::Unavailable) {
+                            return;
+                        }
+                    }
                 }
                 drop(busy);
                 tokio::time::sleep(RETRY).await;

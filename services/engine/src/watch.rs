@@ -8,7 +8,7 @@ use gantry_core::containers::Container;
 use gantry_core::db::{Durability, blocking};
 use gantry_core::filter::Filters;
 use gantry_core::tasks::Exit;
-use gantry_core::{Context, Error, Namespace, Result, Timestamp, faults};
+use gantry_core::{Context, Error, Kind, Namespace, Result, Timestamp, faults};
 use gantry_grpc::any;
 use gantry_grpc::containerd::events::TaskOom;
 use gantry_grpc::convert;
@@ -132,17 +132,32 @@ impl Engine {
         }
     }
 
-    /// Takes a task away, if there is one, whatever its process does.
+    /// Takes a task away, if there is one, whatever its process does; with `force`, with a shim
+    /// that does not answer.
     ///
     /// # Errors
     /// It can't be told whether the process has ended.
-    pub(crate) async fn end_task(&self, ctx: &Context, id: &str) -> Result<()> {
+    pub(crate) async fn end_task(&self, ctx: &Context, id: &str, force: bool) -> Result<()> {
         let Err(err) = self.delete_task(ctx, id).await else { return Ok(()) };
         tracing::warn!(id, error = %err, "delete a task; it is killed now");
         // What follows tells whether that helped.
-        let _ = self.parts.tasks.kill(ctx, id, "", KILL, true).await;
+        let killed = self.parts.tasks.kill(ctx, id, "", KILL, true).await;
+        if force && killed.is_err_and(|err| err.kind() == Kind::DeadlineExceeded) {
+            self.end_silent_shim(ctx, id).await;
+        }
         let _ = tokio::time::timeout(END, self.parts.tasks.wait(ctx, id, "")).await;
         self.delete_task(ctx, id).await
+    }
+
+    /// Kills the shim of a container that is to go: nobody else could end that one. Whether it
+    /// helped is seen by whether the task goes.
+    pub(crate) async fn end_silent_shim(&self, ctx: &Context, id: &str) {
+        match self.parts.tasks.end_shim(ctx, id).await {
+            Err(err) if !err.is_not_found() => {
+                tracing::warn!(id, error = %err, "end a shim that does not answer");
+            }
+            _ => {}
+        }
     }
 
     /// Takes a task away whose process has ended.
@@ -164,17 +179,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes everything of a container away, its record last. Whatever is
-    /// gone already is no error: it may be the second attempt.
+    /// Takes everything of a container away, its record last; with `force`, with a shim that does
+    /// not answer. Whatever is gone already is no error: it may be the second attempt.
     pub(crate) async fn dispose(
         &self,
         ctx: &Context,
         container: &Container,
         meta: &Meta,
         durability: Durability,
+        force: bool,
     ) -> Result<()> {
         let id = container.id.as_str();
-        self.end_task(ctx, id).await?;
+        self.end_task(ctx, id, force).await?;
         if !container.snapshot_key.is_empty() {
             let snapshotter = self.parts.snapshotters.get(&container.snapshotter)?;
             match snapshotter.remove_with(ctx, &container.snapshot_key, Durability::Buffered).await
@@ -208,7 +224,7 @@ impl Engine {
         meta: &Meta,
         live: &Arc<Live>,
     ) {
-        if let Err(err) = self.dispose(ctx, container, meta, Durability::Buffered).await {
+        if let Err(err) = self.dispose(ctx, container, meta, Durability::Buffered, true).await {
             self.bury(ctx, container, live, &err).await;
         }
     }
@@ -279,7 +295,7 @@ impl Engine {
 /// The error for a container that is in somebody's hands for too long.
 pub(crate) fn stuck(what: &str, name: &str) -> Error {
     Error::new(
-        gantry_core::Kind::DeadlineExceeded,
+        Kind::DeadlineExceeded,
         format!("{what} container {name}: its process does not end: try again, or kill it"),
     )
     .about("container", name)

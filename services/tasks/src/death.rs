@@ -1,5 +1,6 @@
 //! Shims that die without having been told to.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use gantry_core::{Any, Context, Error, Result, Timestamp, faults};
 use gantry_ttrpc::containerd::events::{TaskDelete, TaskExit};
 use gantry_ttrpc::containerd::task::v3::DeleteResponse;
 use gantry_ttrpc::{any, convert};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::{Message, Name};
@@ -212,21 +214,47 @@ pub(crate) async fn undo(
     }
 }
 
-/// Kills the process that listens where this connection leads.
+/// Whether this says that there is no such process any more.
+fn has_gone(err: &io::Error) -> bool {
+    err.kind() == io::ErrorKind::ConnectionRefused
+        || err.raw_os_error() == Some(Errno::ESRCH as i32)
+}
+
+/// Kills the process that listens where this connection leads. One that has gone is no error.
 async fn kill_shim(shim: &Shim, program: &Program) -> Result<()> {
     let path = shim.endpoint.socket()?;
     let failed = |err| Error::io(format!("kill the shim at {path}"), err);
-    let peer = UnixStream::connect(path).await.and_then(|peer| peer.peer_cred()).map_err(failed)?;
+    let peer = match UnixStream::connect(path).await.and_then(|peer| peer.peer_cred()) {
+        Err(err) if has_gone(&err) => return Ok(()),
+        peer => peer.map_err(failed)?,
+    };
     let pid = peer.pid().unwrap_or_default();
     // Of a shim that was started long ago this may be its parent, whose number is
     // somebody else's by now.
-    let line = tokio::fs::read(format!("/proc/{pid}/cmdline")).await.map_err(failed)?;
+    let line = match tokio::fs::read(format!("/proc/{pid}/cmdline")).await {
+        Err(err) if has_gone(&err) => return Ok(()),
+        line => line.map_err(failed)?,
+    };
     if !line.starts_with(program.path.as_os_str().as_encoded_bytes()) {
         return Err(Error::not_found(format!("process {pid} at {path} is no shim: not found")));
     }
-    kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|err| failed(err.into()))?;
+    match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(err) => return Err(failed(err.into())),
+    }
     // It can't any more.
     let remove = tokio::fs::remove_file(path);
     let _ = faults::around_async("remove the socket of a shim", remove).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_that_has_gone_needs_no_kill() {
+        assert!(has_gone(&Errno::ESRCH.into()) && has_gone(&Errno::ECONNREFUSED.into()));
+        assert!(!has_gone(&Errno::EPERM.into()) && !has_gone(&Errno::EAGAIN.into()));
+    }
 }
