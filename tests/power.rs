@@ -91,7 +91,6 @@ fn nothing_told_is_lost_with_the_power() {
         guest.wait(Duration::ZERO);
         break;
     }
-    eprintln!("{round} losses of power, and {hung} kernels that hung");
     let output = fs::read_to_string(shared.path().join("output")).unwrap_or_default();
     let status = fs::read_to_string(shared.path().join("status")).unwrap_or_default();
     assert_eq!(status.trim(), "0", "{output}");
